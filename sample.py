@@ -1,4 +1,40 @@
-"""Prompts, model loading and capped rollouts (placeholder; the prompt builder below is final)."""
+"""Prompts, the policy (4-bit base + LoRA) and capped rollouts; as a command, samples answers.
+
+    python sample.py --model out/toy_base --problem "From start 10: a +8, b -9, c -8. Find c." --cap 512
+    python sample.py --model out/toy_base --data out/toy_base/val.jsonl --samples 4 --cap 512 --out out/rollouts.jsonl
+    python sample.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --adapter out/r1/final --problem "What is 3^5?"
+
+Everything that generates text (training, evaluation, this command) calls `generate_rollouts`. It owns
+its decode loop because `model.generate` computes finished rows to the end, copies the whole KV cache
+at every token and returns no log-probs. What this one does instead, in about a hundred lines:
+
+- every row of the KV cache has its own length; a row that ends is refilled from the queue at once, and
+  when the queue is empty the last live row moves into the hole, so no dead row is ever computed;
+- a prompt is run once, however many answers are sampled from it;
+- the log-prob of each sampled token comes along, from the full softmax at that temperature;
+- the random numbers belong to the request, not to the row: the same seed gives the same answers with
+  8 rows or with 128, which is what makes runs comparable and a retry after out-of-memory exact.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
+
+# --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
 SYSTEM = (
     "A conversation between User and Assistant. The Assistant first thinks inside <think> </think> "
     "and then gives the answer. The whole output must stay within {cap} tokens."
@@ -6,9 +42,641 @@ SYSTEM = (
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
 
 
+@dataclass
+class Options:
+    """Options of every script that loads a model."""
+
+    model: str = "out/toy_base"
+    """Base model: a folder, or a hub id such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B."""
+    load_4bit: bool = True
+    """Keep the base in 4 bits (NF4, bitsandbytes); false loads it in `dtype`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of compute and of the rollout weights; auto: bfloat16 on CUDA, float32 on a CPU."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
+    rollout_weights: Literal["auto", "merged", "live"] = "auto"
+    """merged: decode from a copy with the LoRA folded in (faster); live: through the 4-bit layers (smaller)."""
+    rows: int = 0
+    """Rollouts decoded at the same time; 0 takes what fits in memory (at most 256 on CUDA, 128 on a CPU)."""
+    thinking: bool = True
+    """The answer counts only after </think>; false for models that do not think aloud."""
+    problem_key: str = "problem"
+    """Column that holds the problem's text."""
+    answer_key: str = "answer"
+    """Column that holds the right answer."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+@dataclass
+class Config(Options):
+    """Options of sample.py: each is a YAML key and a --flag."""
+
+    adapter: str = ""
+    """Folder of a PEFT adapter to put on the base; empty for the bare base."""
+    problem: str = ""
+    """One problem's text: its answer is printed as it is generated."""
+    data: str = ""
+    """Problem file (JSON lines) or hub data set `id:split`."""
+    cap: int = 4000
+    """Token cap on the whole response; named in the prompt."""
+    samples: int = 1
+    """Answers per problem."""
+    temperature: float = 0.6
+    """0 is greedy."""
+    top_p: float = 0.95
+    """Nucleus: smallest set of tokens with at least this probability."""
+    out: str = ""
+    """Rollout file to write (JSON lines); an existing file is not written over."""
+
+
+class Rollout(NamedTuple):
+    """One capped answer to one prompt."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+    """Response tokens, the end token included."""
+    logp: torch.Tensor
+    """(len(ids),) float32 on the CPU: log-prob of each token, full softmax at the sampling temperature."""
+    finished: bool
+    """The end token came within the cap."""
+    text: str
+    """The response, without its end token."""
+
+
+def die(message: str) -> NoReturn:
+    """Stops with one line on stderr and exit status 2: for the user's mistakes, never for the model's text."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+# ---------------------------------------------------------------------------------------- problems
+
+
 def build_prompt(tokenizer, problem: str, cap: int) -> str:
+    """Returns the one prompt that training, evaluation and baselines all use, as text.
+
+    Args:
+        tokenizer: Its chat template decides whether <think> is already open.
+        problem: The problem's text.
+        cap: Token cap named in the system prompt.
+    """
     messages = [
         {"role": "system", "content": SYSTEM.format(cap=cap)},
         {"role": "user", "content": f"{problem}\n{INSTRUCTION}"},
     ]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def encode_prompts(tokenizer, problems: Sequence[str], cap: int) -> list[list[int]]:
+    """Token ids of each problem's prompt. The template writes its own special tokens: none are added here."""
+    return [tokenizer(build_prompt(tokenizer, p, cap), add_special_tokens=False).input_ids for p in problems]
+
+
+def load_problems(source: str, problem_key: str = "problem", answer_key: str = "answer") -> list[dict]:
+    """Returns rows with at least `id`, `problem`, `answer` (strings); extra columns are kept.
+
+    Args:
+        source: JSON-lines file, or hub data set as `id:split` (split defaults to train).
+
+    Exits with status 2, naming file and row, for a missing or empty file or a row without problem or answer.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    if source.endswith((".jsonl", ".json")) or os.path.exists(source):
+        if not os.path.isfile(source):
+            die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
+        if os.path.getsize(source) == 0:
+            die(f"problem file {source} is empty")
+        try:
+            table = datasets.load_dataset("json", data_files=[source], split="train")
+        except Exception as error:  # pyarrow and datasets raise many kinds; the cause names the row
+            die(f"problem file {source} is not JSON lines: {error.__cause__ or error}".splitlines()[0])
+    else:
+        name, _, split = source.partition(":")
+        try:
+            table = datasets.load_dataset(name, split=split or "train")
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            die(f"data set {name} is neither a file nor to be had from the hub ({reason}); without a network give a .jsonl file")
+    for key in (problem_key, answer_key):
+        if key not in table.column_names:
+            die(f"{source} has no column {key!r}, only {table.column_names}; name it with --problem_key / --answer_key")
+    rows = []
+    for number, row in enumerate(table, start=1):
+        problem, answer = row[problem_key], row[answer_key]
+        for key, value in ((problem_key, problem), (answer_key, answer)):
+            if value is None or not str(value).strip():
+                die(f"{source} line {number}: no {key}")
+        rows.append({**row, "id": str(row.get("id") or number), "problem": str(problem), "answer": str(answer)})
+    if not rows:
+        die(f"problem file {source} is empty")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------- the policy
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, or a torch device name; exits with status 2 for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        die(f"--device {name} is no device; use auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
+    return device
+
+
+def load_tokenizer(path: str):
+    """The model's tokenizer; exits with status 2 where it has no chat template or no end token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        die(f"--model {path}: no tokenizer to be had ({str(error).splitlines()[0]})")
+    if not tokenizer.chat_template:
+        die(f"--model {path}: its tokenizer has no chat template; take the chat or distilled version of the model")
+    if tokenizer.eos_token_id is None:
+        die(f"--model {path}: its tokenizer has no end token, so no rollout could ever finish")
+    return tokenizer
+
+
+def load_policy(options: Options, adapter: str = "", trainable: bool = False):
+    """Returns (model, tokenizer): the base on one device, NF4 or not, with the adapter on it if one is named.
+
+    Args:
+        adapter: PEFT folder; empty for the bare base.
+        trainable: Whether the adapter takes gradients.
+
+    Exits with status 2 for a missing model, or an adapter that was trained on another base.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(options.device)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if adapter and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
+    if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
+        die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
+    tokenizer = load_tokenizer(options.model)
+    quantization = None
+    if options.load_4bit:
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model, dtype=dtype, device_map={"": device}, quantization_config=quantization, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        die(f"--model {options.model} cannot be loaded: {str(error).splitlines()[0]}")
+    for module in model.modules():
+        # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
+        # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    model.requires_grad_(False)
+    if adapter:
+        from peft import PeftModel
+
+        check_base(adapter, model, options.model)
+        try:
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        except (RuntimeError, ValueError, KeyError) as error:
+            die(f"adapter {adapter} does not fit --model {options.model}: {str(error).splitlines()[0]}")
+    return model, tokenizer
+
+
+def fingerprint(model) -> str:
+    """Sixteen hex digits that tell one base model's weights from another's, the same in 4, 16 and 32 bits.
+
+    Hashes a slice of the embedding and the last norm, which quantisation leaves alone, rounded to bfloat16.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parts = [base.get_input_embeddings().weight[:256], *(p for n, p in base.named_parameters() if n.endswith("norm.weight"))]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_base(adapter: str, model, name: str) -> None:
+    """Exits with status 2 where nanoprune.json beside the adapter names another base (other makers' have none)."""
+    path = os.path.join(adapter, "nanoprune.json")
+    if os.path.isfile(path):
+        made = json.loads(Path(path).read_text())
+        if made["base_fingerprint"] != fingerprint(model):
+            die(f"adapter {adapter} was trained on {made['base']}, whose weights are not those of --model {name}")
+
+
+# ---------------------------------------------------------------------------------------- rollout weights
+
+
+def full_weight(layer: torch.nn.Module) -> torch.Tensor:
+    """(out, in) weight of a linear layer with its 4-bit storage undone and its active LoRA added."""
+    linear = getattr(layer, "base_layer", layer)
+    weight = linear.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    if linear is not layer and not layer.disable_adapters:
+        for name in layer.active_adapters:
+            weight = weight.float() + layer.get_delta_weight(name).float()
+    return weight.detach()
+
+
+def merged_copy(policy) -> torch.nn.Module:
+    """A plain model that decodes what the policy would: LoRA folded in, embeddings and norms shared with it.
+
+    `refresh_copy` brings it up to date in place after an optimizer step. Nothing is ever merged into the
+    4-bit base itself, so the rounding of the copy does not add up over steps.
+    """
+    base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):  # no memory: every weight is replaced below
+        clone = type(base)(config)
+    clone.generation_config = base.generation_config
+    for name, module in clone.named_modules():
+        source = base.get_submodule(name)
+        linear = getattr(source, "base_layer", source)
+        for key in module._parameters:
+            module._parameters[key] = linear._parameters[key]
+        for key in module._buffers:
+            module._buffers[key] = linear._buffers[key]
+        if linear is not source or getattr(linear.weight if hasattr(linear, "weight") else None, "quant_state", None):
+            weight = full_weight(source).to(base.dtype).clone()
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return clone.eval()
+
+
+@torch.no_grad()
+def refresh_copy(clone: torch.nn.Module, policy) -> None:
+    """Writes the policy's present weights into its merged copy, in place."""
+    base = policy.get_base_model()
+    for name, module in clone.named_modules():
+        source = base.get_submodule(name)
+        if hasattr(source, "base_layer"):
+            module.weight.copy_(full_weight(source))
+
+
+def rollout_model(policy, options: Options, cap: int):
+    """The model to decode from: a merged copy where it fits beside the KV cache, else the policy itself."""
+    base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    merged = options.rollout_weights == "merged"
+    if options.rollout_weights == "auto":
+        merged = True
+        if base.device.type == "cuda":
+            linears = sum(m.in_features * m.out_features for m in base.modules() if isinstance(m, torch.nn.Linear))
+            free = torch.cuda.mem_get_info(base.device)[0]
+            merged = linears * base.dtype.itemsize + 16 * cap * kv_bytes_per_token(base) < 0.6 * free
+    return merged_copy(policy) if merged else base
+
+
+def kv_bytes_per_token(model) -> int:
+    """Bytes that one token of one rollout takes in the KV cache."""
+    c = model.config
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    return 2 * c.num_hidden_layers * c.num_key_value_heads * head_dim * model.dtype.itemsize
+
+
+def choose_rows(model, options: Options, tokens_per_row: int) -> int:
+    """Rollouts to decode at once: --rows, else what fits into 80 % of the free memory."""
+    if options.rows:
+        return options.rows
+    if model.device.type != "cuda":
+        return 128
+    free = torch.cuda.mem_get_info(model.device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(max(1, min(256, 0.8 * free // (tokens_per_row * kv_bytes_per_token(model)))))
+
+
+# ---------------------------------------------------------------------------------------- the decode loop
+
+
+class SlotCache:
+    """KV cache of fixed rows, each with its own length. Rows 0..n-1 are live; the model only calls `update`."""
+
+    def __init__(self, model, rows: int, width: int):
+        c = model.config
+        head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        shape = (rows, c.num_key_value_heads, width, head_dim)
+        # Zeros, not empty: a masked position still enters the softmax product, and 0 * NaN is NaN.
+        self.keys = [torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(c.num_hidden_layers)]
+        self.values = [torch.zeros_like(k) for k in self.keys]
+        self.mask = torch.full((rows, 1, 1, width), -torch.inf, dtype=model.dtype, device=model.device)
+        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)    # (rows,) tokens in the cache
+        self.index = torch.arange(rows, device=model.device)
+        self.live, self.width = 0, 0
+
+    def open(self, live: int, width: int) -> None:
+        """Makes room for one more token in each of the first `live` rows, of which the longest has `width`."""
+        self.live, self.width = live, width
+        self.mask[self.index[:live], 0, 0, self.length[:live]] = 0
+
+    def update(self, key, value, layer: int, *args, **kwargs):
+        """Stores one token a row, (n, heads, 1, dim); returns all of the live rows', (n, heads, width, dim)."""
+        n, at = self.live, (self.index[: self.live], slice(None), self.length[: self.live])
+        self.keys[layer][at], self.values[layer][at] = key[:, :, 0], value[:, :, 0]
+        return self.keys[layer][:n, :, : self.width], self.values[layer][:n, :, : self.width]
+
+    def fill(self, row: int, prompt, b: int, length: int) -> None:
+        """Starts a row from element `b` of a prefilled batch of prompts."""
+        for layer in range(len(self.keys) if length else 0):
+            self.keys[layer][row, :, :length] = prompt.layers[layer].keys[b, :, :length]
+            self.values[layer][row, :, :length] = prompt.layers[layer].values[b, :, :length]
+        self.mask[row, 0, 0, :length], self.mask[row, 0, 0, length:] = 0, -torch.inf
+        self.length[row] = length
+
+    def move(self, source: int, row: int, length: int) -> None:
+        """Copies one live row over a finished one."""
+        for store in (*self.keys, *self.values):
+            store[row, :, :length] = store[source, :, :length]
+        self.mask[row], self.length[row] = self.mask[source], self.length[source]
+
+
+def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float):
+    """Samples one token a row by inverting the distribution function at u.
+
+    Args:
+        logits: (n, V) float32.
+        u: (n, 1) uniform in [0, 1).
+
+    Returns:
+        Tokens (n,) and their log-probs (n,), the latter from the whole softmax, before top_p cuts it.
+
+    >>> logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]]).log_softmax(-1)
+    >>> [int(pick_token(logits, torch.tensor([[u]]), 1.0, 1.0)[0]) for u in (0.1, 0.3, 0.9)]
+    [0, 1, 3]
+    """
+    if temperature == 0:
+        logp = logits.log_softmax(-1)
+        token = logits.argmax(-1, keepdim=True)
+        return token[:, 0], logp.gather(1, token)[:, 0]
+    logp = F.log_softmax(logits / temperature, dim=-1)                           # (n, V)
+    weight = logp.exp()
+    if top_p < 1:
+        ordered, order = weight.sort(dim=-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # what stands before it already reaches top_p
+        weight = torch.zeros_like(weight).scatter(1, order, ordered)
+    cdf = weight.cumsum(-1)
+    # right=True never lands on a token of weight 0; the clamp only guards the last one against rounding.
+    token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    return token[:, 0], logp.gather(1, token)[:, 0]
+
+
+@torch.no_grad()
+def prefill(model, prompts: list[list[int]]):
+    """KV cache of all but the last token of each prompt, padded on the right; None where there is nothing."""
+    width = max(len(p) for p in prompts) - 1
+    if width == 0:
+        return None
+    ids = torch.tensor([(p[:-1] + [0] * width)[:width] for p in prompts], device=model.device)
+    # Padding stands behind the prompt, where causal attention never looks: no mask is needed.
+    return model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+
+
+@torch.no_grad()
+def generate_rollouts(
+    model,
+    tokenizer,
+    prompts: Sequence[list[int]],
+    samples: int = 1,
+    *,
+    cap: int | Sequence[int],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    rows: int = 128,
+    seed: int = 0,
+    end_ids: Sequence[int] | None = None,
+    progress: tqdm | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Rollout]:
+    """Samples `samples` capped answers to each prompt; element i * samples + j is answer j to prompt i.
+
+    Args:
+        model: A `transformers` decoder in eval mode (see `rollout_model`).
+        prompts: Token ids of each prompt.
+        cap: Most response tokens, the end token included; one number, or one a rollout.
+        temperature: 0 is greedy. top_p: in (0, 1].
+        rows: Rollouts decoded at the same time; moves speed and memory, never the result.
+        seed: Answer k depends on (seed, k) alone.
+        end_ids: Tokens that end a response; by default those of the model's generation config.
+        progress: Bar to advance by one for each finished rollout.
+        on_token: Called with (rollout, token) for every token as it is sampled.
+
+    Raises:
+        ValueError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context.
+    """
+    total = len(prompts) * samples
+    caps = list(cap) if isinstance(cap, Sequence) else [cap] * total
+    context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    if samples < 1 or rows < 1 or len(caps) != total or any(c < 1 for c in caps):
+        raise ValueError("samples, rows and cap must be at least 1, and a list of caps needs one for each rollout")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature {temperature} must be at least 0 and top_p {top_p} in (0, 1]")
+    if total == 0:
+        return []
+    if min(len(p) for p in prompts) == 0:
+        raise ValueError("a prompt is empty")
+    if max(len(p) for p in prompts) + max(caps) > context:
+        raise ValueError(
+            f"the longest prompt ({max(len(p) for p in prompts)} tokens) and the cap ({max(caps)}) exceed the model's "
+            f"context of {context}; lower the cap or drop the prompt"
+        )
+    if end_ids is None:
+        end = model.generation_config.eos_token_id
+        end_ids = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
+    rows = min(rows, total)
+    longest = max(caps)
+    was_training = model.training
+    model.eval()  # gradient checkpointing, which is on in training mode, would drop the cache
+    decoder, head, device = model.get_decoder(), model.get_output_embeddings(), model.device
+    slots = SlotCache(model, rows, max(len(p) for p in prompts) + longest)
+    ends = torch.tensor(sorted(set(end_ids)), device=device)
+    cap_of = torch.zeros(rows, dtype=torch.long, device=device)
+    count = torch.zeros(rows, dtype=torch.long, device=device)                   # (rows,) response tokens so far
+    token = torch.zeros(rows, dtype=torch.long, device=device)                   # (rows,) input of the next step
+    uniform = torch.zeros(rows, longest, device=device)                          # (rows, cap) each row's random numbers
+    out_ids = torch.zeros(rows, longest, dtype=torch.long, device=device)
+    out_logp = torch.zeros(rows, longest, device=device)
+    request, length = [0] * rows, [0] * rows                                     # on the host, so that nothing waits
+    queue, prefilled, results = deque(range(total)), {}, [None] * total
+
+    def start(row: int) -> None:
+        """Takes the next request off the queue into a row."""
+        k = queue.popleft()
+        i = k // samples
+        if i not in prefilled:
+            prefilled.clear()  # requests come prompt by prompt: earlier prompts are done with
+            batch = range(i, min(len(prompts), i + max(1, 4096 // max(len(p) for p in prompts[i : i + 64])), i + 64))
+            cache = prefill(model, [prompts[j] for j in batch])
+            prefilled.update({j: (cache, b) for b, j in enumerate(batch)})
+        # The last prompt token is the first input of the loop: its logits give the first response token.
+        slots.fill(row, *prefilled[i], len(prompts[i]) - 1)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + k) % 2**63)
+        # Just below 1, or rounding in u * cdf could step behind the last token.
+        uniform[row, : caps[k]] = torch.rand(caps[k], generator=generator).clamp(max=1 - 2**-20).to(device)
+        request[row], length[row] = k, len(prompts[i]) - 1
+        token[row], count[row], cap_of[row] = prompts[i][-1], 0, caps[k]
+
+    live = 0
+    while queue or live:
+        while queue and live < rows:
+            start(live)
+            live += 1
+        # --- one token for every live row
+        n, index = live, slots.index[:live]
+        slots.open(n, max(length[:n]) + 1)
+        hidden = decoder(
+            input_ids=token[:n, None],
+            attention_mask=slots.mask[:n, :, :, : slots.width],
+            position_ids=slots.length[:n, None],
+            past_key_values=slots,
+            use_cache=True,
+        ).last_hidden_state                                                      # (n, 1, H)
+        logits = head(hidden[:, 0]).float()                                      # (n, V)
+        at = (index, count[:n])
+        token[:n], out_logp[at] = pick_token(logits, uniform[at][:, None], temperature, top_p)
+        out_ids[at] = token[:n]
+        count[:n] += 1
+        slots.length[:n] += 1
+        for row in range(n):
+            length[row] += 1
+        if on_token:
+            for row, t in enumerate(token[:n].tolist()):
+                on_token(request[row], t)
+        # --- rows that ended: hand out, then refill or close the gap (from the back, so the last row is live)
+        ended = torch.isin(token[:n], ends)
+        for row in (ended | (count[:n] >= cap_of[:n])).nonzero()[:, 0].flip(0).tolist():
+            k, made = request[row], int(count[row])
+            ids = out_ids[row, :made].tolist()
+            finished = ids[-1] in end_ids
+            text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
+            results[k] = Rollout(prompts[k // samples], ids, out_logp[row, :made].cpu().clone(), finished, text)
+            if progress is not None:
+                progress.tokens = getattr(progress, "tokens", 0) + made
+                rate = progress.tokens / max(1e-9, progress.format_dict["elapsed"])
+                progress.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+                progress.update()
+            if queue:
+                start(row)
+            else:
+                live -= 1
+                if row != live:
+                    slots.move(live, row, length[live])
+                    for store in (count, token, cap_of, uniform, out_ids, out_logp):
+                        store[row] = store[live]
+                    request[row], length[row] = request[live], length[live]
+    model.train(was_training)
+    return results
+
+
+# ---------------------------------------------------------------------------------------- the command
+
+
+def rollout_row(problem: dict, sample: int, prompt: str, rollout: Rollout) -> dict:
+    """One line of a rollout file; answer, correct and reward are filled in by whoever grades."""
+    return {
+        "id": problem["id"],
+        "sample": sample,
+        "problem": problem["problem"],
+        "gold": problem["answer"],
+        "prompt": prompt,
+        "response": rollout.text,
+        "n_tokens": len(rollout.ids),
+        "finished": rollout.finished,
+        "answer": None,
+        "correct": None,
+        "reward": None,
+    }
+
+
+def write_jsonl(path: str | Path, rows: list[dict]) -> None:
+    """Writes rows as JSON lines, beside first and then in place, so that a cut-off write leaves no half file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(beside, path)
+
+
+def parse(config_class, **kwargs):
+    """Reads a script's options from YAML (--config) and flags; unknown keys and wrong types stop with one line."""
+    from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            die(" ".join(str(message).split()) + f" (python {sys.argv[0]} --help lists the options)")
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return auto_cli(config_class, as_positional=False, return_instance=True, parser_class=Parser, allow_abbrev=False, **kwargs)
+
+
+def main(cfg: Config) -> None:
+    if bool(cfg.problem) == bool(cfg.data):
+        die("give either --problem TEXT or --data FILE")
+    if cfg.data and not cfg.out:
+        die("--data needs --out FILE for the rollouts")
+    if cfg.out and os.path.exists(cfg.out):
+        die(f"--out {cfg.out} exists; choose another name or remove it")
+    problems = [{"id": "1", "problem": cfg.problem, "answer": ""}]
+    if cfg.data:
+        problems = load_problems(cfg.data, cfg.problem_key, cfg.answer_key)
+    policy, tokenizer = load_policy(cfg, cfg.adapter)
+    model = rollout_model(policy, cfg, cfg.cap)
+    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap)
+    shown = ""  # text already printed; a token may hold only part of a character, so decode the whole again
+    so_far: list[int] = []
+
+    def show(_: int, token: int) -> None:
+        nonlocal shown
+        so_far.append(token)
+        text = tokenizer.decode(so_far, skip_special_tokens=False)
+        if not text.endswith("\ufffd"):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+
+    stream = show if cfg.problem and cfg.samples == 1 else None
+    with tqdm(total=len(prompts) * cfg.samples, unit="rollout", disable=stream is not None) as bar:
+        try:
+            rollouts = generate_rollouts(
+                model,
+                tokenizer,
+                prompts,
+                cfg.samples,
+                cap=cfg.cap,
+                temperature=cfg.temperature,
+                top_p=cfg.top_p,
+                rows=choose_rows(model, cfg, max(map(len, prompts)) + cfg.cap),
+                seed=cfg.seed,
+                progress=bar,
+                on_token=stream,
+            )
+        except ValueError as error:
+            die(str(error))
+    if stream:
+        print(f"\n[{len(rollouts[0].ids)} tokens, {'finished' if rollouts[0].finished else f'cut at the cap of {cfg.cap}'}]")
+    elif cfg.problem:
+        for j, rollout in enumerate(rollouts):
+            print(f"--- {j}: {len(rollout.ids)} tokens, finished {rollout.finished}\n{rollout.text}")
+    if cfg.out:
+        rows = []
+        for k, rollout in enumerate(rollouts):
+            problem = problems[k // cfg.samples]
+            prompt = build_prompt(tokenizer, problem["problem"], cfg.cap)
+            rows.append(rollout_row(problem, k % cfg.samples, prompt, rollout))
+        write_jsonl(cfg.out, rows)
+        done = sum(r.finished for r in rollouts)
+        print(f"{cfg.out}: {len(rows)} rollouts, {done} finished within {cfg.cap} tokens; score them: python reward.py {cfg.out}")
+
+
+if __name__ == "__main__":
+    main(parse(Config))

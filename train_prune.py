@@ -1,0 +1,691 @@
+"""One round of ThinkPrune: GRPO on a LoRA over a frozen 4-bit base, where a rollout beyond the cap earns 0.
+
+    python train_prune.py --config config/toy.yaml --cap 300 --out_dir out/toy/cap300
+    python train_prune.py --config config/toy.yaml --cap 200 --init_adapter out/toy/cap300/step0008 --out_dir out/toy/cap200
+    bash schedule.sh                            # all rounds, with selection between them and a report
+
+The same command again resumes from the newest checkpoint, or says that the round is done.
+
+How this differs from the paper (arXiv:2504.01296) and its code:
+- LoRA over NF4 on one GPU, not full fine-tuning on 16; hence fewer rollouts a step and a higher rate;
+- the rule is enforced: no end token within the cap, no reward, even if a right answer stands in the text;
+- the KL term has the sign that keeps the policy near its start (theirs is flipped);
+- old log-probs come from the sampler (one forward less); a truncated importance weight corrects for the
+  rollout weights' rounding. With one update per batch, ratio and clip are exactly neutral;
+- left out on purpose: reward models, several GPUs, asynchronous sampling, a value network.
+
+Reading order: Config, the formulas (reward, advantage, log-probs, loss), then `main`, which is the loop.
+"""
+
+import csv
+import dataclasses
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch.utils.checkpoint import checkpoint
+
+import families
+import reward
+from eval import evaluate, metrics, write_text
+from sample import (
+    Options,
+    Rollout,
+    choose_rows,
+    die,
+    encode_prompts,
+    fingerprint,
+    generate_rollouts,
+    load_policy,
+    load_problems,
+    merged_copy,
+    parse,
+    refresh_copy,
+    rollout_model,
+)
+
+
+@dataclass
+class Config(Options):
+    """Options of train_prune.py: each is a YAML key and a --flag."""
+
+    # --- the method
+    cap: int = 4000
+    """Token cap L of this round: a rollout that has not ended by then scores 0."""
+    group: int = 8
+    """Rollouts per problem (G), at least 2; the paper takes 16."""
+    problems_per_step: int = 32
+    """Problems per step (P); the paper takes 128."""
+    steps: int = 190
+    """Steps of this round."""
+    reward: str = "thinkprune"
+    """thinkprune, or a function of families.py by name."""
+    reward_options: dict[str, Any] = field(default_factory=dict)
+    """Options of that reward, as in --reward_options '{"weight": 0.5}'."""
+    advantage: Literal["group", "batch", "center"] = "group"
+    """Divide the centred reward by the group's deviation, the batch's (DLER), or nothing."""
+    temperature: float = 1.0
+    """Of the training rollouts; anything but 1 trains another distribution than the model's own."""
+    top_p: float = 1.0
+    """Of the training rollouts; below 1 the gradient is biased."""
+    beta: float = 0.001
+    """Weight of the k3 KL to the adapter that the round starts from; 0 saves the reference's forward."""
+    updates_per_batch: int = 1
+    """Passes over each batch; the clip range only matters from the second on."""
+    clip_low: float = 0.2
+    """The ratio is clipped below 1 - this."""
+    clip_high: float = 0.2
+    """The ratio is clipped above 1 + this (DLER: 0.28)."""
+    importance_cap: float = 2.0
+    """Truncation C of the importance weight exp(trainer - sampler log-prob), per token."""
+    # --- optimizer and LoRA
+    lr: float = 1e-5
+    """Rate of AdamW."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """cosine falls to 0 at the last step of the round."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    lora_r: int = 32
+    """Rank of the LoRA on every linear layer."""
+    lora_alpha: int = 64
+    """LoRA scale: alpha / r."""
+    # --- data and rounds
+    train_data: str = "out/toy_base/train.jsonl"
+    """Problem file (JSON lines) or hub data set `id:split`."""
+    val_data: str = "out/toy_base/val.jsonl"
+    """Problems that choose the checkpoint; never those of the test."""
+    test_data: str = ""
+    """Problems of schedule.sh's last evaluation; not read here."""
+    test_samples: int = 16
+    """Answers per test problem; not read here."""
+    caps: str = "4000 3000 2000"
+    """The rounds of schedule.sh; not read here."""
+    init_adapter: str = ""
+    """Adapter that the round starts from (the one before selected it); empty starts a new LoRA."""
+    out_dir: str = "out/round"
+    """Folder of this round."""
+    # --- validation and selection
+    checkpoint_every: int = 20
+    """Steps between checkpoints, each with a validation."""
+    val_samples: int = 4
+    """Answers per validation problem; the paper takes 16."""
+    val_cap: int = 8000
+    """Token cap of validation and test; the prompt still names the round's cap."""
+    val_temperature: float = 0.6
+    """Sampling temperature of validation and test."""
+    val_top_p: float = 0.95
+    """Nucleus of validation and test."""
+    reference: str = ""
+    """eval.json that selection compares with; empty measures this round's start."""
+    tolerance: float = 0.10
+    """A checkpoint may lose this share of the reference's pass@1, then the shortest wins."""
+    # --- memory: lower these first when the card runs out
+    tokens_per_micro_batch: int = 16384
+    """Padded tokens per backward pass: moves speed and memory, never the gradient."""
+    head_chunk: int = 512
+    """Tokens whose logits exist at the same time."""
+    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
+    """Recompute activations in the backward; auto: on CUDA."""
+    # --- alarm
+    logp_gap_limit: float = 0.1
+    """Stop when sampler and trainer log-probs differ by more than this on average: one of them is broken."""
+
+
+# Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
+FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "caps", "test_data", "test_samples", "device"}
+
+
+# ---------------------------------------------------------------------------------------- reward
+
+
+def make_reward(name: str, options: dict[str, Any]) -> Callable[[list[Rollout], list[bool], int, dict], list[float]]:
+    """Returns f(rollouts of one group, verdicts, cap, problem row) -> rewards; exits where name or options are unknown.
+
+    `thinkprune` is reward.py's strict cap; every other name is a function of families.py. A family that asks
+    for `texts` or `ids` gets them; `ref_tokens` and `ref_accuracy` come from the problem row, or the options.
+    """
+    if name == "thinkprune":
+        if options:
+            die(f"--reward thinkprune takes no --reward_options, got {sorted(options)}")
+        return lambda group, correct, cap, row: [
+            reward.thinkprune(c, r.finished, len(r.ids), cap) for c, r in zip(correct, group)
+        ]
+    if name not in families.FAMILIES:
+        die(f"--reward {name} is unknown; there are thinkprune, {', '.join(families.FAMILIES)}")
+    family = families.FAMILIES[name]
+    wanted = [p.name for p in inspect.signature(family).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = [n for n in wanted if n not in ("texts", "ids")]
+    if unknown := sorted(set(options) - set(own)):
+        die(f"--reward_options {unknown} unknown to {name}, which takes {own or 'none'}")
+
+    def call(group: list[Rollout], correct: list[bool], cap: int, row: dict) -> list[float]:
+        given = dict(options)
+        for key in ("ref_tokens", "ref_accuracy"):
+            if key in wanted and key not in given:
+                if row.get(key) is None:
+                    die(f"--reward {name} needs {key}: a column of the problem file, or in --reward_options")
+                given[key] = row[key]
+        if "texts" in wanted:
+            given["texts"] = [r.text for r in group]
+        if "ids" in wanted:
+            given["ids"] = [r.ids for r in group]
+        return family(correct, [r.finished for r in group], [len(r.ids) for r in group], cap, **given)
+
+    return call
+
+
+# ---------------------------------------------------------------------------------------- GRPO
+
+
+def advantages(rewards: torch.Tensor, how: str) -> torch.Tensor:
+    """Rewards (P, G) -> advantages (P, G): centred within the group, then scaled. Yours to edit.
+
+    >>> advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "center").tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
+
+    Source: GRPO (arXiv:2402.03300) for "group", DLER (arXiv:2510.15110) for "batch", Dr. GRPO for "center".
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if how == "group":
+        return centred / (rewards.std(dim=1, keepdim=True) + 1e-6)
+    if how == "batch":
+        return centred / (centred.std() + 1e-6)
+    return centred
+
+
+def token_logp(model, ids: torch.Tensor, on: torch.Tensor, temperature: float, chunk: int) -> torch.Tensor:
+    """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
+
+    Args:
+        model: Policy with its adapter set as wanted.
+        ids: (B, T) tokens, padded on the right (causal attention never looks there, so no mask is needed).
+        on: (B, T) True on the response tokens.
+
+    Returns:
+        (on.sum(),) float32, with gradient where the model has one.
+    """
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    # Position t predicts token t+1: drop the last state and the first token.
+    states, targets = hidden[:, :-1][on[:, 1:]], ids[:, 1:][on[:, 1:]]           # (N, H), (N,)
+
+    def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = head(x).float() / temperature                                   # (chunk, V)
+        return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
+
+    # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
+    pieces = zip(states.split(chunk), targets.split(chunk))
+    return torch.cat([checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
+
+
+def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, n_tokens: int, cfg: Config):
+    """Clipped policy-gradient loss plus KL, summed over some of a batch's tokens.
+
+    Args:
+        logp: (N,) under the policy now, with gradient.
+        old_logp: (N,) under the trainer's weights before the first update of this batch.
+        sampler_logp: (N,) as recorded when the token was sampled.
+        ref_logp: (N,) under the round's start, or None for no KL.
+        adv: (N,) advantage of the token's rollout.
+        n_tokens: Response tokens of the WHOLE batch: splitting it differently changes nothing.
+
+    Returns:
+        (loss, importance weights (N,), k3 (N,) or None, share of clipped tokens)
+
+    Source: PPO clip; truncated importance sampling as in "Your efficient RL framework secretly brings you
+    off-policy RL training" (Yao et al. 2025); k3 from Schulman, "Approximating KL divergence".
+    """
+    ratio = (logp - old_logp).exp()                                              # (N,)
+    clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
+    # The sampler's weights are rounded differently (merged, bf16): correct for it, truncated against outliers.
+    weight = (old_logp - sampler_logp).exp().clamp(max=cfg.importance_cap)
+    gain = weight * torch.minimum(ratio * adv, clipped * adv)
+    loss = -gain.sum() / n_tokens
+    k3 = None
+    if ref_logp is not None:
+        # k3 is at least 0 and 0 only where both agree; it is added: more KL, more loss.
+        k3 = (ref_logp - logp).exp() - (ref_logp - logp) - 1
+        loss = loss + cfg.beta * k3.sum() / n_tokens
+    bites = (ratio * adv > clipped * adv).float().mean()
+    return loss, weight, k3, bites
+
+
+def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Splits sequences into batches of at most `budget` padded tokens, like lengths together, longest first.
+
+    >>> micro_batches([5, 2, 9, 3], budget=10)
+    [[2], [0, 3], [1]]
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, reference, cfg: Config) -> dict[str, float]:
+    """Optimizer steps on one batch of rollouts; returns the step's figures.
+
+    Args:
+        adv: (R,) advantage of each rollout.
+        reference: Context manager that puts the round's start in the adapter's place.
+    """
+    n_tokens = sum(len(r.ids) for r in rollouts)
+    # Without KL a rollout of advantage 0 has no gradient: it counts in n_tokens and is not computed.
+    keep = [i for i in range(len(rollouts)) if adv[i] != 0 or cfg.beta > 0]
+    batches = micro_batches([len(rollouts[i].prompt_ids) + len(rollouts[i].ids) for i in keep], cfg.tokens_per_micro_batch)
+    batches = [[keep[j] for j in batch] for batch in batches]
+    stats = {"loss": 0.0, "grad": 0.0, "kl": 0.0, "clipped": 0.0, "weight_mean": 1.0, "weight_max": 1.0}
+    stats |= {"logp_gap": 0.0, "logp_gap_max": 0.0, "skipped": 0}
+    device = next(model.parameters()).device
+    old: dict[int, torch.Tensor] = {}
+    ref: dict[int, torch.Tensor] = {}
+    total = sum(len(rollouts[i].ids) for i in keep)  # tokens that are computed
+    for epoch in range(cfg.updates_per_batch if batches else 0):
+        loss_sum = kl_sum = weight_sum = gap_sum = clipped_sum = 0.0
+        for b, batch in enumerate(batches):
+            chosen = [rollouts[i] for i in batch]
+            width = max(len(r.prompt_ids) + len(r.ids) for r in chosen)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)               # (B, T)
+            on = torch.zeros(len(batch), width, dtype=torch.bool)                # (B, T), True on response tokens
+            for row, r in enumerate(chosen):
+                p, n = len(r.prompt_ids), len(r.ids)
+                ids[row, : p + n] = torch.tensor(r.prompt_ids + r.ids)
+                on[row, p : p + n] = True
+            ids, on = ids.to(device), on.to(device)
+            sampler = torch.cat([r.logp for r in chosen]).to(device)             # (N,)
+            each = torch.tensor([len(r.ids) for r in chosen], device=device)
+            gain = adv[batch].to(device).repeat_interleave(each)                 # (N,)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                if cfg.beta > 0 and epoch == 0:
+                    with torch.no_grad(), reference():
+                        ref[b] = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
+                logp = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
+            if epoch == 0:
+                old[b] = logp.detach()
+                gap = (old[b] - sampler).abs()
+                gap_sum += gap.sum().item()
+                stats["logp_gap_max"] = max(stats["logp_gap_max"], gap.max().item())
+            loss, weight, k3, bites = policy_loss(logp, old[b], sampler, ref.get(b), gain, n_tokens, cfg)
+            loss.backward()
+            loss_sum += loss.item()
+            weight_sum += weight.sum().item()
+            stats["weight_max"] = max(stats["weight_max"], weight.max().item())
+            clipped_sum += bites.item() * len(logp)
+            kl_sum += k3.sum().item() if k3 is not None else 0.0
+        if epoch == 0:
+            stats["logp_gap"] = gap_sum / total
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()
+        stats |= {"loss": loss_sum, "grad": norm, "kl": kl_sum / total, "weight_mean": weight_sum / total}
+        stats["clipped"] = clipped_sum / total
+        if math.isfinite(norm) and math.isfinite(loss_sum):
+            optimizer.step()
+        else:
+            stats["skipped"] += 1
+        optimizer.zero_grad(set_to_none=True)
+    return stats
+
+
+def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
+    """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step, so resuming needs no state.
+
+    >>> sorted(batch_of(1, 6, 3, seed=0) + batch_of(2, 6, 3, seed=0))
+    [0, 1, 2, 3, 4, 5]
+    """
+    chosen = []
+    for k in range((step - 1) * per_step, step * per_step):
+        epoch, i = divmod(k, n_problems)
+        if i == 0 or not chosen:
+            order = random.Random(f"{seed} {epoch}").sample(range(n_problems), n_problems)
+        chosen.append(order[i])
+    return chosen
+
+
+def select(checkpoints: list[dict], reference: dict, tolerance: float) -> tuple[dict | None, str]:
+    """The shortest checkpoint whose pass@1 is at most `tolerance` (relative) below the reference's, and why.
+
+    >>> points = [{"step": 5, "pass@1": 0.50, "mean_tokens": 300.0}, {"step": 10, "pass@1": 0.46, "mean_tokens": 200.0},
+    ...           {"step": 15, "pass@1": 0.30, "mean_tokens": 90.0}]
+    >>> select(points, {"pass@1": 0.50}, 0.10)[0]["step"]
+    10
+
+    Source: ThinkPrune, arXiv:2504.01296, section 3.
+    """
+    floor = (1 - tolerance) * reference["pass@1"]
+    good = [c for c in checkpoints if c["pass@1"] >= floor]
+    if not good:
+        return None, f"start kept: none of {len(checkpoints)} checkpoints reaches pass@1 {floor:.3f}"
+    best = min(good, key=lambda c: c["mean_tokens"])
+    return best, f"shortest of the {len(good)} of {len(checkpoints)} checkpoints with pass@1 of at least {floor:.3f}"
+
+
+# ---------------------------------------------------------------------------------------- the run's files
+
+
+def check(cfg: Config) -> None:
+    """Exits with status 2 and one line for options that cannot work."""
+    if cfg.cap < 1:
+        die(f"--cap {cfg.cap} must be at least 1 token")
+    if cfg.group < 2:
+        die(f"--group {cfg.group} must be at least 2: the advantage compares rollouts of one problem")
+    for name in ("problems_per_step", "steps", "checkpoint_every", "val_samples", "val_cap", "updates_per_batch"):
+        if getattr(cfg, name) < 1:
+            die(f"--{name} {getattr(cfg, name)} must be at least 1")
+    if cfg.temperature <= 0 or not 0 < cfg.top_p <= 1:
+        die(f"--temperature {cfg.temperature} must be above 0 and --top_p {cfg.top_p} in (0, 1]")
+    if cfg.init_adapter:
+        note = Path(cfg.init_adapter) / "nanoprune.json"
+        before = json.loads(note.read_text()).get("cap") if note.is_file() else None
+        if before is not None and cfg.cap >= before:
+            die(f"--cap {cfg.cap} is not below {before}, the cap of the round that made --init_adapter {cfg.init_adapter}")
+    if cfg.reference and not Path(cfg.reference).is_file():
+        die(f"--reference {cfg.reference} does not exist (python eval.py writes an eval.json)")
+
+
+def claim_folder(cfg: Config) -> None:
+    """Saves the resolved options into the round's folder, or exits where it was made with others."""
+    path = Path(cfg.out_dir) / "config.yaml"
+    mine = dataclasses.asdict(cfg)
+    if path.is_file():
+        theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+        other = [k for k in mine if k not in FREE and mine[k] != theirs.get(k)]
+        if other:
+            changed = ", ".join(f"{k}: {theirs.get(k)} there, {mine[k]} now" for k in other)
+            die(f"--out_dir {cfg.out_dir} was made with other options ({changed}); take another folder or the same options")
+        return
+    if Path(cfg.out_dir).is_dir() and any(Path(cfg.out_dir).iterdir()):
+        die(f"--out_dir {cfg.out_dir} holds files but no config.yaml: it is not a round's folder; take another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(mine, sort_keys=False))
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The complete checkpoints of a round, oldest first."""
+    return sorted(p for p in folder.glob("step[0-9]*") if p.suffix == "" and (p / "eval.json").is_file())
+
+
+def save_checkpoint(folder: Path, step: int, model, optimizer, result: dict, samples: str, cfg: Config) -> None:
+    """Writes step<NNNN>/ beside and renames it; only the newest keeps the optimizer's state, which only resume needs."""
+    beside, final = folder / f"step{step:04d}.tmp", folder / f"step{step:04d}"
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside, selected_adapters=["default"])
+    note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap, "step": step}
+    write_text(beside / "nanoprune.json", json.dumps(note) + "\n")
+    torch.save(optimizer.state_dict(), beside / "optimizer.pt")
+    write_text(beside / "samples.md", samples)
+    write_text(beside / "eval.json", json.dumps(result, indent=1) + "\n")
+    os.replace(beside, final)
+    for older in checkpoints_of(folder)[:-2]:
+        (older / "optimizer.pt").unlink(missing_ok=True)
+
+
+def markdown_of(rows: list[dict], step: int) -> str:
+    """A few validation rollouts to read: indented, so that nothing the model wrote becomes markup."""
+    parts = [f"# Validation rollouts after step {step}\n"]
+    for row in rows:
+        body = "\n".join("    " + line for line in row["response"].splitlines())
+        verdict = "right" if row["correct"] and row["finished"] else "wrong" if row["finished"] else "cut off"
+        parts.append(f"## {row['id']}: {verdict}, {row['n_tokens']} tokens, gold {row['gold']}\n\n{body}\n")
+    return "\n".join(parts)
+
+
+def head_lines(cfg: Config, device: torch.device) -> str:
+    """Commit, versions, device: what it takes to reproduce the log that follows."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True).stdout.strip()
+
+    commit = (git("rev-parse", "--short", "HEAD") or "no commit") + ("+dirty" if git("status", "--porcelain") else "")
+    versions = " ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers", "peft", "bitsandbytes"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return f"commit {commit} | {versions} | {name}\n" + " ".join(f"{k}={v}" for k, v in dataclasses.asdict(cfg).items())
+
+
+# ---------------------------------------------------------------------------------------- the loop
+
+
+def main(cfg: Config) -> None:
+    check(cfg)
+    reward_of = make_reward(cfg.reward, cfg.reward_options)
+    folder = Path(cfg.out_dir)
+    again = "python " + " ".join(sys.argv)
+    if (folder / "done").is_file():
+        claim_folder(cfg)  # refuses other options
+        print(f"{folder} is done: {json.loads((folder / 'selection.json').read_text())['why']}")
+        return
+
+    # --- 1. problems, policy, optimizer
+    problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
+    val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
+    saved = checkpoints_of(folder)
+    resume = saved[-1] if saved else None
+    torch.manual_seed(cfg.seed)  # only the LoRA's start draws from it: everything later is seeded by its step
+    model, tokenizer = load_policy(cfg, str(resume or cfg.init_adapter or ""), trainable=True)
+    if not (resume or cfg.init_adapter):
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
+        model = get_peft_model(model, lora)
+    if cfg.init_adapter and cfg.beta > 0:
+        model.load_adapter(cfg.init_adapter, "reference", is_trainable=False)
+    device = model.get_base_model().device
+    if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and device.type == "cuda"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap)
+    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+    context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    if len(prompts[longest]) + max(cfg.cap, cfg.val_cap) > context:
+        die(
+            f"{cfg.train_data}: the prompt of problem {problems[longest]['id']} has {len(prompts[longest])} tokens, which with the cap of "
+            f"{max(cfg.cap, cfg.val_cap)} exceeds the model's context of {context}; drop the problem or lower --cap / --val_cap"
+        )
+    claim_folder(cfg)
+    sampler = rollout_model(model, cfg, cfg.cap)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    first_step = 1
+    if resume:
+        optimizer.load_state_dict(torch.load(resume / "optimizer.pt", weights_only=True, map_location=device))
+        first_step = int(resume.name[4:]) + 1
+
+    class reference:
+        """The round's start in the adapter's place: the frozen second adapter, or none at all in round 1."""
+
+        def __enter__(self):
+            if cfg.init_adapter:
+                model.set_adapter("reference")
+            else:
+                model.base_model.disable_adapter_layers()
+
+        def __exit__(self, *_):
+            if cfg.init_adapter:
+                model.set_adapter("default")  # gives the gradient back to the policy's adapter alone
+            else:
+                model.base_model.enable_adapter_layers()
+
+    def validate(label: str) -> tuple[dict, list[dict]]:
+        rows = evaluate(
+            sampler,
+            tokenizer,
+            val_problems,
+            samples=cfg.val_samples,
+            cap=cfg.val_cap,
+            prompt_cap=cfg.cap,
+            temperature=cfg.val_temperature,
+            top_p=cfg.val_top_p,
+            rows=choose_rows(sampler, cfg, cfg.val_cap + 512),
+            seed=cfg.seed,
+            thinking=cfg.thinking,
+            label=label,
+        )
+        return metrics(rows), rows
+
+    def log(text: str) -> None:
+        print(text, flush=True)
+        with open(folder / "log.txt", "a", encoding="utf-8") as f:
+            f.write(text + "\n")
+
+    # --- 2. the log: a head to reproduce from, and on resume only the steps that the checkpoint knows
+    log(head_lines(cfg, device))
+    log(f"{len(problems)} training and {len(val_problems)} validation problems | {sum(p.numel() for p in parameters):,} LoRA parameters")
+    if cfg.updates_per_batch == 1:
+        log("note: with one update per batch the loss prints as about 0 while it learns; watch the reward and the length")
+    table = []
+    if resume:
+        with open(folder / "log.csv", newline="") as f:
+            table = [row for row in csv.DictReader(f) if int(row["step"]) < first_step]
+        log(f"resuming after step {first_step - 1} from {resume}")
+    if cfg.reference:
+        compare = json.loads(Path(cfg.reference).read_text())
+    else:
+        if not (folder / "start.json").is_file():
+            write_text(folder / "start.json", json.dumps(validate("start")[0], indent=1) + "\n")
+        compare = json.loads((folder / "start.json").read_text())
+    from torch.utils.tensorboard import SummaryWriter
+
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+    spent = sum(float(row["sample_s"]) + float(row["update_s"]) + float(row["val_s"]) for row in table)
+    started, all_dead = time.time(), 0
+
+    for step in range(first_step, cfg.steps + 1):
+        # --- 3a. sample: G capped rollouts for each of P problems
+        clock = time.time()
+        chosen = batch_of(step, len(problems), cfg.problems_per_step, cfg.seed)
+        refresh = hasattr(sampler, "generation_config") and sampler is not model.get_base_model()
+        if refresh:
+            refresh_copy(sampler, model)
+        rollouts = generate_rollouts(
+            sampler,
+            tokenizer,
+            [prompts[i] for i in chosen],
+            cfg.group,
+            cap=cfg.cap,
+            temperature=cfg.temperature,
+            top_p=cfg.top_p,
+            rows=choose_rows(sampler, cfg, len(prompts[longest]) + cfg.cap),
+            seed=cfg.seed * 1_000_000 + step,
+        )
+        sample_s = time.time() - clock
+
+        # --- 3b. score: verdict, reward under the cap, advantage within the group
+        golds = [problems[i]["answer"] for i in chosen for _ in range(cfg.group)]
+        correct = [g.correct for g in reward.grade([r.text for r in rollouts], golds, cfg.thinking)]
+        scores = []
+        for j, i in enumerate(chosen):
+            part = slice(j * cfg.group, (j + 1) * cfg.group)
+            scores.append(reward_of(rollouts[part], correct[part], cfg.cap, problems[i]))
+        rewards = torch.tensor(scores, dtype=torch.float32)                      # (P, G)
+        adv = advantages(rewards, cfg.advantage)                                 # (P, G)
+        dead = int((adv == 0).all(dim=1).sum())
+        ended = sum(r.finished for r in rollouts) / len(rollouts)
+        if step == 1:
+            log(f"before step 1: {ended:.0%} of {len(rollouts)} rollouts end within the cap of {cfg.cap}")
+            if ended < 0.1:
+                log("warning: under 10 % of the rollouts end within this cap, so hardly any can be rewarded; start with a wider cap")
+
+        # --- 3c. update
+        clock = time.time()
+        if cfg.lr_schedule == "cosine":
+            for part in optimizer.param_groups:
+                part["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / cfg.steps))
+        stats = update_policy(model, optimizer, rollouts, adv.flatten(), reference, cfg)
+        if stats["skipped"]:
+            log(f"warning: step {step} has a loss or gradient that is no number; its update was skipped")
+        if step == first_step:
+            log(f"sampler and trainer log-probs differ by {stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most")
+        if stats["logp_gap"] > cfg.logp_gap_limit:
+            die(f"sampler and trainer log-probs differ by {stats['logp_gap']:.3f} on average at step {step}: the gradient would be wrong")
+        all_dead = all_dead + 1 if dead == len(chosen) else 0
+        if all_dead == 5:
+            log(f"warning: all {dead} groups dead for 5 steps: nothing can be learnt; questions too easy or too hard for this cap")
+        update_s = time.time() - clock
+
+        # --- 3d. validate and checkpoint
+        val_s, result, text = 0.0, None, ""
+        if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+            clock = time.time()
+            if sampler is not model.get_base_model():
+                refresh_copy(sampler, model)
+            result, rows = validate(f"validation after step {step}")
+            result["step"], val_s = step, time.time() - clock
+            text = markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
+
+        # --- 3e. log, with the same names on the line, in the table and in TensorBoard
+        lengths = [len(r.ids) for r in rollouts]
+        row = {
+            "step": step,
+            "reward": rewards.mean().item(),
+            "correct": sum(c and r.finished for c, r in zip(correct, rollouts)) / len(rollouts),
+            "length": sum(lengths) / len(lengths),
+            "over_cap": 1 - ended,
+            "dead_groups": dead,
+            **stats,
+            "lr": optimizer.param_groups[0]["lr"],
+            "val_pass@1": result["pass@1"] if result else "",
+            "val_tokens": result["mean_tokens"] if result else "",
+            "sample_s": round(sample_s, 3),
+            "update_s": round(update_s, 3),
+            "val_s": round(val_s, 3),
+        }
+        table.append(row)
+        with open(folder / "log.csv.tmp", "w", newline="") as f:
+            writer = csv.DictWriter(f, fieldnames=list(row))
+            writer.writeheader()
+            writer.writerows(table)
+        os.replace(folder / "log.csv.tmp", folder / "log.csv")
+        for name, value in row.items():
+            if name != "step" and value != "":
+                board.add_scalar(name, value, step)
+        left = (time.time() - started) / (step - first_step + 1) * (cfg.steps - step)
+        used = ""
+        if device.type == "cuda":
+            most, all_of_it = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+            used = f" | {most / 1e9:.1f}/{all_of_it / 1e9:.1f} GB"
+        log(
+            f"step {step:4d}/{cfg.steps} | reward {row['reward']:.2f} | correct {round(row['correct'] * len(rollouts))}/{len(rollouts)} | "
+            f"length {row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | dead groups {dead}/{len(chosen)} | "
+            f"grad {stats['grad']:.2g} | {sample_s:.0f}s sample {update_s:.0f}s update{used} | {left / 3600:.0f}h{left / 60 % 60:02.0f}m left"
+        )
+        if result:
+            log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {result['mean_tokens']:.0f} | {val_s:.0f}s")
+            save_checkpoint(folder, step, model, optimizer, result, text, cfg)
+    board.close()
+
+    # --- 4. select
+    found = [json.loads((p / "eval.json").read_text()) | {"adapter": str(p)} for p in checkpoints_of(folder)]
+    best, why = select(found, compare, cfg.tolerance)
+    selection = {
+        "selected": best["adapter"] if best else cfg.init_adapter,
+        "step": best["step"] if best else None,
+        "why": why,
+        "tolerance": cfg.tolerance,
+        "reference": {k: compare[k] for k in ("pass@1", "pass@1_se", "mean_tokens")},
+        "checkpoints": found,
+        "seconds": round(sum(float(row[k]) for row in table for k in ("sample_s", "update_s", "val_s")), 1),
+    }
+    write_text(folder / "selection.json", json.dumps(selection, indent=1) + "\n")
+    write_text(folder / "done", "")
+    log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
+    log(f"next: python train_prune.py with a --cap below {cfg.cap} and --init_adapter {selection['selected']!r}, or bash schedule.sh again")
+
+
+if __name__ == "__main__":
+    main(parse(Config))

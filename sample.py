@@ -57,7 +57,7 @@ class Options:
     rollout_weights: Literal["auto", "merged", "live"] = "auto"
     """merged: decode from a copy with the LoRA folded in (faster); live: through the 4-bit layers (smaller)."""
     rows: int = 0
-    """Rollouts decoded at the same time; 0 takes what fits in memory (at most 256 on CUDA, 128 on a CPU)."""
+    """Most rollouts decoded at the same time, fewer where memory is short; 0: 256 on CUDA, 128 on a CPU."""
     thinking: bool = True
     """The answer counts only after </think>; false for models that do not think aloud."""
     problem_key: str = "problem"
@@ -144,6 +144,7 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
     import datasets
 
     datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs a traceback before it raises
     if source.endswith((".jsonl", ".json")) or os.path.exists(source):
         if not os.path.isfile(source):
             die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
@@ -349,13 +350,11 @@ def kv_bytes_per_token(model) -> int:
 
 
 def choose_rows(model, options: Options, tokens_per_row: int) -> int:
-    """Rollouts to decode at once: --rows, else what fits into 80 % of the free memory."""
-    if options.rows:
-        return options.rows
+    """Rollouts to decode at once: --rows, but no more than fit into 80 % of the card's free memory."""
     if model.device.type != "cuda":
-        return 128
+        return options.rows or 128
     free = torch.cuda.mem_get_info(model.device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return int(max(1, min(256, 0.8 * free // (tokens_per_row * kv_bytes_per_token(model)))))
+    return int(max(1, min(options.rows or 256, 0.8 * free // (tokens_per_row * kv_bytes_per_token(model)))))
 
 
 # ---------------------------------------------------------------------------------------- the decode loop

@@ -1,0 +1,99 @@
+"""Metrics, evaluation and the report. Run: python -m pytest tests/test_eval.py"""
+import doctest
+import json
+import math
+
+import pytest
+
+import eval as evaluation
+from eval import Config, mean_and_se, metrics
+from standin import make_r1_standin
+
+
+@pytest.fixture(scope="module")
+def r1(tmp_path_factory):
+    return make_r1_standin(tmp_path_factory.mktemp("r1") / "model", context=4096)
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"id": f"p{i}", "problem": f"What is {i}+1?", "answer": str(i + 1)}) + "\n" for i in range(3)))
+    return path
+
+
+def row(id, n, finished, correct):
+    return {"id": id, "n_tokens": n, "finished": finished, "correct": correct}
+
+
+def test_doctests():
+    assert doctest.testmod(evaluation).failed == 0
+
+
+def test_standard_error_is_clustered_by_problem():
+    # four samples of each of three problems, all samples alike: only three independent values
+    groups = [[1.0] * 4, [0.0] * 4, [1.0] * 4]
+    mean, se = mean_and_se(groups)
+    assert mean == pytest.approx(2 / 3)
+    assert se == pytest.approx(math.sqrt(sum((g[0] - 2 / 3) ** 2 for g in groups) / 2 / 3))
+
+
+def test_standard_error_of_unequal_groups_by_hand():
+    mean, se = mean_and_se([[1.0, 0.0, 1.0], [0.0]])
+    # mean 0.5; cluster residual sums 0.5 and -0.5; sqrt(2/1 * 0.5) / 4
+    assert (mean, se) == (0.5, pytest.approx(0.25))
+
+
+def test_one_problem_has_no_error_bar_and_none_has_no_mean():
+    assert mean_and_se([[1.0, 0.0]]) == (0.5, None) and mean_and_se([]) == (None, None)
+
+
+def test_metrics_by_hand():
+    rows = [row("a", 10, True, True), row("a", 20, True, False), row("b", 30, False, True), row("b", 40, True, True)]
+    m = metrics(rows)
+    assert m["pass@1"] == 0.5  # the right answer of an unfinished rollout is wrong
+    assert (m["mean_tokens"], m["mean_tokens_correct"], m["mean_tokens_wrong"]) == (25, 25, 25)
+    assert (m["finished"], m["n_problems"], m["n_samples"]) == (0.75, 2, 2)
+
+
+def test_no_right_answer_at_all_is_none_not_a_crash():
+    m = metrics([row("a", 10, True, False), row("b", 10, True, False)])
+    assert m["pass@1"] == 0 and m["mean_tokens_correct"] is None
+
+
+def test_eval_writes_its_files_and_keeps_what_is_there(r1, data, tmp_path, capsys):
+    cfg = Config(model=r1, data=str(data), cap=24, prompt_cap=7, samples=2, out_dir=str(tmp_path / "e"), device="cpu")
+    evaluation.main(cfg)
+    result = json.loads((tmp_path / "e" / "eval.json").read_text())
+    names = "pass@1 pass@1_se mean_tokens mean_tokens_correct mean_tokens_wrong finished n_problems n_samples cap temperature top_p seed model adapter data"
+    assert set(names.split()) <= set(result) and (result["n_problems"], result["n_samples"], result["cap"]) == (3, 2, 24)
+    rows = [json.loads(line) for line in (tmp_path / "e" / "rollouts.jsonl").open(encoding="utf-8")]
+    assert len(rows) == 6 and all("within 7 tokens" in r["prompt"] and r["n_tokens"] <= 24 for r in rows)
+    assert metrics(rows)["mean_tokens"] == result["mean_tokens"]
+    with pytest.raises(SystemExit) as stop:
+        evaluation.main(cfg)
+    assert stop.value.code == 2 and "--overwrite" in capsys.readouterr().err
+
+
+def test_same_seed_same_rollouts(r1, data, tmp_path):
+    files = []
+    for name in ("a", "b"):
+        evaluation.main(Config(model=r1, data=str(data), cap=24, samples=2, out_dir=str(tmp_path / name), device="cpu"))
+        files.append((tmp_path / name / "rollouts.jsonl").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_like_takes_model_and_sampling_from_a_training_config(tmp_path, capsys):
+    from conftest import ROOT
+
+    taken = evaluation.like(str(ROOT / "config" / "toy.yaml"))
+    assert taken["model"] == "out/toy_base" and taken["cap"] == 640 and taken["samples"] == 2 and "lr" not in taken
+    with pytest.raises(SystemExit):
+        evaluation.like(str(tmp_path / "none.yaml"))
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_report_of_a_run_without_its_evaluations_names_the_missing_file(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluation.report(str(tmp_path))
+    assert stop.value.code == 2 and "base_test" in capsys.readouterr().err

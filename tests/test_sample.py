@@ -1,0 +1,288 @@
+"""Rollouts, loading and prompts. Run: python -m pytest tests/test_sample.py"""
+import doctest
+import json
+import random
+
+import pytest
+import torch
+
+import sample
+from sample import Options, generate_rollouts, load_policy, load_problems, merged_copy, pick_token, refresh_copy
+from standin import make_r1_standin, make_tiny
+
+
+@pytest.fixture(scope="module")
+def r1(tmp_path_factory):
+    return make_r1_standin(tmp_path_factory.mktemp("r1") / "model")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("tiny") / "model", hidden=128, layers=2)
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    """A 32-bit model whose next token is not a coin toss (random weights are nearly uniform)."""
+    model, tokenizer = load_policy(Options(model=tiny, load_4bit=False, device="cpu"))
+    for p in model.parameters():
+        p.data.mul_(3 if p.dim() > 1 else 1)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = random.Random(0)
+    return [[rng.randrange(300) for _ in range(n)] for n in (5, 70, 1, 33, 9)]
+
+
+def with_lora(path, seed=0, **options):
+    """NF4 (or not) base with a LoRA that changes something (PEFT starts B at 0)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    base, tokenizer = load_policy(Options(model=path, device="cpu", **options))
+    policy = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+    for name, p in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    return policy, tokenizer
+
+
+def plain_logp(model, rollout, temperature=1.0):
+    ids = torch.tensor([rollout.prompt_ids + rollout.ids])
+    with torch.no_grad():
+        logp = (model(input_ids=ids).logits[0].float() / temperature).log_softmax(-1)
+    start = len(rollout.prompt_ids)
+    return logp[start - 1 : -1].gather(1, ids[0, start:, None])[:, 0]
+
+
+def test_doctests():
+    assert doctest.testmod(sample).failed == 0
+
+
+def test_greedy_rollouts_are_those_of_generate(model, prompts):
+    model, tokenizer = model
+    ours = generate_rollouts(model, tokenizer, prompts, 2, cap=40, temperature=0, rows=3)
+    for i, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0)
+        assert ours[2 * i].ids == ours[2 * i + 1].ids == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 0.95)])
+def test_logp_of_sampled_tokens_is_that_of_a_plain_forward(model, prompts, temperature, top_p):
+    model, tokenizer = model
+    for rollout in generate_rollouts(model, tokenizer, prompts, 2, cap=30, temperature=temperature, top_p=top_p, rows=4):
+        assert (rollout.logp - plain_logp(model, rollout, temperature)).abs().max() < 1e-5
+
+
+def test_the_number_of_rows_changes_no_answer(model, prompts):
+    model, tokenizer = model
+    answers = [[r.ids for r in generate_rollouts(model, tokenizer, prompts, 3, cap=30, rows=rows, seed=7)] for rows in (1, 4, 99)]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_seed_and_sample_change_the_answer(model, prompts):
+    model, tokenizer = model
+    a, b = (generate_rollouts(model, tokenizer, prompts[:1], 2, cap=30, seed=seed) for seed in (1, 2))
+    assert a[0].ids != b[0].ids and a[0].ids != a[1].ids
+
+
+def test_cap_is_strict_and_finished_means_the_end_token(model, prompts):
+    model, tokenizer = model
+    caps = [1, 2, 3, 10, 30] * 8
+    rollouts = generate_rollouts(model, tokenizer, prompts, 8, cap=caps, rows=7, end_ids=list(range(0, 400, 40)))
+    assert any(r.finished for r in rollouts) and not all(r.finished for r in rollouts)
+    for rollout, cap in zip(rollouts, caps):
+        assert 1 <= len(rollout.ids) <= cap
+        assert rollout.finished == (rollout.ids[-1] % 40 == 0)
+        assert all(t % 40 for t in rollout.ids[:-1])  # nothing comes after an end token
+        assert rollout.finished or len(rollout.ids) == cap
+
+
+def test_an_end_token_that_never_comes_stops_at_the_cap(model, prompts):
+    model, tokenizer = model
+    rollouts = generate_rollouts(model, tokenizer, prompts, cap=12, end_ids=[319_000])
+    assert [(len(r.ids), r.finished) for r in rollouts] == [(12, False)] * len(prompts)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"samples": 0}, {"cap": 0}, {"cap": 5000}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"rows": 0}, {"cap": [1]}]
+)
+def test_options_out_of_range_are_refused(model, prompts, bad):
+    model, tokenizer = model
+    with pytest.raises(ValueError):
+        generate_rollouts(model, tokenizer, prompts, **{"cap": 5, **bad})
+
+
+def test_no_prompts_give_no_rollouts_and_an_empty_prompt_is_refused(model):
+    model, tokenizer = model
+    assert generate_rollouts(model, tokenizer, [], cap=5) == []
+    with pytest.raises(ValueError, match="empty"):
+        generate_rollouts(model, tokenizer, [[1, 2], []], cap=5)
+
+
+def test_pick_token_draws_from_the_softmax():
+    logits = torch.tensor([[1.0, 0.0, 2.0, -torch.inf]]).expand(20_000, 4)
+    u = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
+    token, logp = pick_token(logits, u, temperature=0.5, top_p=1.0)
+    share = torch.bincount(token, minlength=4) / 20_000
+    wanted = (logits[0] / 0.5).softmax(-1)
+    assert (share - wanted).abs().max() < 0.015 and share[3] == 0
+    assert torch.allclose(logp, wanted.log()[token])
+
+
+def test_top_p_keeps_the_smallest_set_and_logp_stays_that_of_the_full_softmax():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(2000, 4)
+    u = torch.linspace(0, 1 - 2**-20, 2000)[:, None]
+    token, logp = pick_token(logits, u, temperature=1.0, top_p=0.7)
+    assert set(token.tolist()) == {0, 1}  # 0.5 alone is not 0.7; 0.5 + 0.3 is
+    assert abs((token == 0).float().mean().item() - 0.625) < 0.01
+    assert torch.allclose(logp.exp(), torch.tensor([0.5, 0.3])[token], atol=1e-6)
+
+
+@pytest.mark.parametrize("load_4bit", [True, False])
+def test_merged_copy_agrees_with_the_policy_and_follows_it_in_place(r1, load_4bit):
+    policy, tokenizer = with_lora(r1, load_4bit=load_4bit)
+    clone = merged_copy(policy)
+    at = clone.model.layers[0].mlp.up_proj.weight.data_ptr()
+    for change in (0.0, 0.05):
+        for name, p in policy.named_parameters():
+            if "lora_A" in name:
+                p.data += change
+        refresh_copy(clone, policy)
+        rollouts = generate_rollouts(clone, tokenizer, [[3, 4, 5], [6]], 2, cap=20)
+        for rollout in rollouts:
+            assert (rollout.logp - plain_logp(policy, rollout)).abs().max() < 1e-4
+    assert clone.model.layers[0].mlp.up_proj.weight.data_ptr() == at
+
+
+def test_live_weights_give_the_same_rollouts_as_the_merged_copy(r1):
+    policy, tokenizer = with_lora(r1)
+    arguments = dict(prompts=[[3, 4, 5], [6]], samples=2, cap=20)
+    live = generate_rollouts(policy.get_base_model(), tokenizer, **arguments)
+    merged = generate_rollouts(merged_copy(policy), tokenizer, **arguments)
+    assert [r.ids for r in live] == [r.ids for r in merged]
+    assert policy.training  # decoding leaves the mode as it was
+
+
+def test_eval_mode_never_repacks_the_4bit_weights(r1):
+    """bitsandbytes on AVX512-BF16 CPUs would: `dequantize_4bit` then silently returns garbage."""
+    policy, _ = with_lora(r1)
+    layer = policy.get_base_model().model.layers[0].mlp.up_proj
+    before = sample.full_weight(layer)
+    with torch.no_grad():
+        policy.eval()(input_ids=torch.tensor([[1, 2, 3]]))
+    assert torch.equal(sample.full_weight(layer), before)
+
+
+def test_fingerprint_is_the_same_in_4_and_32_bits_and_tells_models_apart(r1, tiny):
+    prints = [sample.fingerprint(load_policy(Options(model=m, load_4bit=b))[0]) for m, b in ((r1, True), (r1, False), (tiny, True))]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_adapter_of_another_base_is_refused(r1, tiny, tmp_path, capsys):
+    policy, _ = with_lora(r1)
+    policy.save_pretrained(tmp_path)
+    (tmp_path / "nanoprune.json").write_text(json.dumps({"base": "r1", "base_fingerprint": sample.fingerprint(policy)}))
+    load_policy(Options(model=r1), str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        load_policy(Options(model=tiny), str(tmp_path))
+    assert stop.value.code == 2 and "was trained on r1" in capsys.readouterr().err
+    (tmp_path / "nanoprune.json").unlink()  # an adapter of other makers: its shapes still tell
+    with pytest.raises(SystemExit) as stop:
+        load_policy(Options(model=make_tiny(tmp_path / "narrow", hidden=64)), str(tmp_path))
+    assert stop.value.code == 2 and "does not fit" in capsys.readouterr().err
+
+
+def test_prompt_names_the_cap_and_the_template_opens_the_thinking(r1, tiny):
+    text = sample.build_prompt(sample.load_tokenizer(r1), "What is 3^5?", 1234)
+    assert "within 1234 tokens" in text and "What is 3^5?" in text and "\\boxed{}" in text and text.endswith("<think>\n")
+    assert text.count("<｜begin▁of▁sentence｜>") == 1
+    ids = sample.encode_prompts(sample.load_tokenizer(r1), ["x"], 9)[0]
+    assert ids.count(sample.load_tokenizer(r1).bos_token_id) == 1
+    assert "<think>\n" not in sample.build_prompt(sample.load_tokenizer(tiny), "x", 9)[-10:]
+
+
+def test_tokenizer_without_template_or_end_token_is_refused(tiny, tmp_path, capsys):
+    for missing, word in (("chat_template", "chat template"), ("eos_token", "end token")):
+        tokenizer = sample.load_tokenizer(tiny)
+        setattr(tokenizer, missing, None)
+        tokenizer.save_pretrained(tmp_path / missing)
+        with pytest.raises(SystemExit):
+            sample.load_tokenizer(str(tmp_path / missing))
+        assert word in capsys.readouterr().err
+
+
+def test_problem_rows_are_read_as_strings_and_keep_extra_columns(tmp_path):
+    path = tmp_path / "a b.jsonl"
+    path.write_text('{"question": "1+1?", "answer": 2, "level": 3}\n{"question": "2+2?", "answer": 4, "level": 1}\n')
+    rows = load_problems(str(path), problem_key="question")
+    assert [(r["id"], r["problem"], r["answer"], r["level"]) for r in rows] == [("1", "1+1?", "2", 3), ("2", "2+2?", "4", 1)]
+
+
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        ('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": null}\n', "line 2: no answer"),
+        ('{"problem": "a", "answer": "1"}\n{"problem": " ", "answer": "1"}\n', "line 2: no problem"),
+        ('{"problem": "a"}\n', "no column 'answer'"),
+        ("", "is empty"),
+        ("this is no json\n", "not JSON lines"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_bad_problem_file_stops_with_one_line_that_names_it(tmp_path, capsys, content, word):
+    path = tmp_path / "p.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        load_problems(str(path))
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and word in error and str(path) in error and len(error.splitlines()) == 1
+
+
+def test_a_hub_id_without_network_is_one_clear_line(monkeypatch, capsys):
+    import datasets
+
+    def no_network(*args, **kwargs):
+        raise ConnectionError("Couldn't reach 'some/set' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    with pytest.raises(SystemExit) as stop:
+        load_problems("some/set:test")
+    assert stop.value.code == 2 and "some/set" in capsys.readouterr().err
+
+
+def test_missing_model_adapter_and_device_are_named(r1, capsys):
+    for options, adapter, word in (
+        (Options(model="./nowhere"), "", "--model ./nowhere"),
+        (Options(model=r1), "./nowhere", "adapter folder ./nowhere"),
+        (Options(model=r1, device="abacus"), "", "--device abacus"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            load_policy(options, adapter)
+        assert stop.value.code == 2 and word in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none_is_one_clear_line(capsys):
+    with pytest.raises(SystemExit):
+        sample.pick_device("cuda")
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_command_writes_a_rollout_file_and_streams_one_problem(r1, tmp_path, capsys):
+    data, out = tmp_path / "p.jsonl", tmp_path / "r.jsonl"
+    data.write_text('{"id": "x", "problem": "1+1?", "answer": "2"}\n')
+    cfg = sample.Config(model=r1, data=str(data), samples=3, cap=16, out=str(out))
+    sample.main(cfg)
+    rows = [json.loads(line) for line in out.open(encoding="utf-8")]
+    assert [(r["id"], r["sample"], r["gold"]) for r in rows] == [("x", 0, "2"), ("x", 1, "2"), ("x", 2, "2")]
+    assert list(rows[0]) == "id sample problem gold prompt response n_tokens finished answer correct reward".split()
+    with pytest.raises(SystemExit):
+        sample.main(cfg)  # never written over
+    capsys.readouterr()
+    sample.main(sample.Config(model=r1, problem="1+1?", cap=16, seed=3))
+    assert "tokens," in capsys.readouterr().out

@@ -1,0 +1,272 @@
+"""The field's other length rewards, each a pure function of one group of rollouts. Copy the one you need.
+
+Every function is called f(correct, finished, n_tokens, cap, **options): three lists with one entry per rollout of the
+group (verdict on the text, end token came within the cap, length in tokens with the end token) and the token cap. It
+returns one reward per rollout, complete: train with it as it is. Options are plain numbers; `texts` and `ids` (response
+texts, token ids), `ref_tokens` and `ref_accuracy` (of a reference model on this problem) come from the trainer.
+
+Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches. Unless its docstring
+says otherwise, a family counts an unfinished rollout as wrong: its answer never came within the cap.
+
+    python -m doctest families.py                              # the worked numbers
+    python train_prune.py --reward kimi --reward_options '{"weight": 0.2}'
+"""
+import math
+import statistics
+from collections.abc import Callable
+
+
+def _right(correct, finished, n_tokens, cap) -> list[bool]:
+    """The strict rule: right, ended, and within the cap."""
+    rows = zip(correct, finished, n_tokens, strict=True)
+    return [bool(c and f and n <= cap) for c, f, n in rows]
+
+
+def cosine(correct, finished, n_tokens, cap, *, hi_right: float = 2.0, lo_right: float = 1.0, lo_wrong: float = 0.0,
+           hi_wrong: float = -10.0, exceed: float = -10.0, margin: int = 16) -> list[float]:
+    """Pays short right answers most and punishes short wrong ones most, along half a cosine from 0 to the cap.
+
+    Range: right lo_right..hi_right, wrong hi_wrong..lo_wrong. Unfinished, or within ``margin`` of the cap: ``exceed``.
+    Pitfall: wrong answers earn more the longer they get, which teaches padding; repetition() is the usual cure.
+
+    >>> [round(r, 3) for r in cosine([True] * 3, [True] * 3, [1000, 7168, 13000], cap=14336)]
+    [1.988, 1.5, 1.021]
+    >>> [round(r, 2) for r in cosine([False] * 3 + [True], [True] * 4, [1000, 7168, 13000, 14330], cap=14336)]
+    [-9.88, -5.0, -0.21, -10.0]
+
+    Source: Demystifying Long CoT, arXiv:2502.03373.
+    """
+    rewards = []
+    for c, f, n in zip(correct, finished, n_tokens, strict=True):
+        lo, hi = (lo_right, hi_right) if c else (lo_wrong, hi_wrong)
+        bent = lo + (hi - lo) / 2 * (1 + math.cos(math.pi * min(n / cap, 1)))
+        rewards.append(bent if f and n + margin < cap else exceed)
+    return rewards
+
+
+def repetition(correct, finished, n_tokens, cap, *, ids: list[list[int]], size: int = 20,
+               penalty: float = -1.0) -> list[float]:
+    """The strict reward plus ``penalty`` times the share of token n-grams that repeat an earlier one.
+
+    Range: penalty..1. A text shorter than ``size`` tokens has no n-grams and no penalty. Unfinished rollouts are wrong
+    and pay the penalty too: loops that run into the cap are its target.
+    Pitfall: checking an answer repeats its numbers; a small ``size`` punishes honest checks (20, or 40 when dense).
+
+    >>> loop = [1, 2, 3, 4] * 10                     # "wait let me check" ten times
+    >>> round(repetition([False], [True], [40], 100, ids=[loop], size=3)[0], 3)
+    -0.895
+
+    Source: Demystifying Long CoT, arXiv:2502.03373.
+    """
+    rewards = []
+    for right, tokens in zip(_right(correct, finished, n_tokens, cap), ids, strict=True):
+        grams = [tuple(tokens[i:i + size]) for i in range(len(tokens) - size + 1)]
+        repeated = 1 - len(set(grams)) / len(grams) if grams else 0.0
+        rewards.append(right + penalty * repeated)
+    return rewards
+
+
+def r1(correct, finished, n_tokens, cap, *, texts: list[str], format_weight: float = 1.0,
+       language_weight: float = 0.0) -> list[float]:
+    """Accuracy plus format: one </think>, an answer after it, at most one <think>, and that at the very start.
+
+    Range: 0..2, and up to ``language_weight`` more for the share of letters that are ASCII (an English answer to an
+    English question). An unfinished rollout earns 0 in all parts.
+    Pitfall: chat templates open <think> in the prompt, so a check that wants it in the response fails on every rollout;
+    here it may stand or be missing. No pressure on length at all except the cap.
+
+    >>> r1([True] * 3, [True] * 3, [9] * 3, 16, texts=["hm</think> 4", "<think>hm</think> 4", "4"])
+    [2.0, 2.0, 1.0]
+
+    Source: DeepSeek-R1, arXiv:2501.12948.
+    """
+    rewards = []
+    for right, f, text in zip(_right(correct, finished, n_tokens, cap), finished, texts, strict=True):
+        body = text.strip().removeprefix("<think>")
+        thought, _, answer = body.partition("</think>")
+        tidy = body.count("</think>") == 1 and "<think>" not in body and bool(answer.strip())
+        letters = [ch for ch in text if ch.isalpha()]
+        english = sum(ch.isascii() for ch in letters) / len(letters) if letters else 0.0
+        rewards.append(f * (right + format_weight * tidy + language_weight * english))
+    return rewards
+
+
+def kimi(correct, finished, n_tokens, cap, *, weight: float = 0.5) -> list[float]:
+    """Correctness plus ``weight`` times a bonus from +0.5 (shortest of the group) to -0.5 (longest).
+
+    Range: -weight/2..1 + weight/2; wrong rollouts get the malus only, never the bonus; all lengths equal: no bonus.
+    Pitfall: the bonus is relative to the group, so a group of good, short answers still has a loser; the paper switches
+    it on only after a warm-up.
+
+    >>> [round(r, 3) for r in kimi([True, True, False, True], [True] * 4, [1000, 2000, 3000, 4000], 4000)]
+    [1.25, 1.083, -0.083, 0.75]
+
+    The bonuses before the weight are 0.5, 0.167, -0.167, -0.5. Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3.
+    """
+    short, span = min(n_tokens), max(n_tokens) - min(n_tokens)
+    rewards = []
+    for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens):
+        bonus = 0.5 - (n - short) / span if span else 0.0
+        rewards.append(right + weight * (bonus if right else min(0.0, bonus)))
+    return rewards
+
+
+def l1_exact(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float = 0.0003) -> list[float]:
+    """Correctness minus ``alpha`` per token away from the target length, on either side.
+
+    Range: 1 - alpha x distance, without a lower bound. ``target`` 0 means the cap; the prompt must name the target.
+    Pitfall: it teaches to fill the budget, not to save it. For pruning take l1_max.
+
+    >>> l1_exact([True, True, False], [True] * 3, [1000, 2000, 1000], 4000, target=1000)
+    [1.0, 0.7, 0.0]
+
+    Source: L1, arXiv:2503.04697.
+    """
+    goal = target or cap
+    return [right - alpha * abs(goal - n) for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+
+
+def l1_max(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float = 0.0003,
+           delta: float = 0.5) -> list[float]:
+    """Correctness times a slope in length that is ``delta`` at the target: a soft form of the cap.
+
+    Range: 0..1. ``target`` 0 means the cap; the prompt must name the target.
+    Pitfall: a right answer far above the target earns the same 0 as a wrong one, and alpha is in rewards per token:
+    at a cap of 300 the default slope is worth 0.09 in all. Scale it with your lengths.
+
+    >>> [round(r, 2) for r in l1_max([True] * 4, [True] * 4, [500, 1000, 2000, 2700], 4000, target=1000)]
+    [0.65, 0.5, 0.2, 0.0]
+
+    Source: L1, arXiv:2503.04697.
+    """
+    goal = target or cap
+    return [right * min(1.0, max(0.0, alpha * (goal - n) + delta))
+            for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+
+
+def o1_pruner(correct, finished, n_tokens, cap, *, ref_tokens: float, ref_accuracy: float, weight: float = 5.0,
+              low: float = -2.0, high: float = 4.0) -> list[float]:
+    """Length saved against a reference model, plus ``weight`` times accuracy gained against it, clipped.
+
+    Range: low..high. ref_tokens and ref_accuracy are means over K samples of the reference on this problem.
+    Pitfall: they must come from the same prompt and cap; where the reference is always wrong, any right answer hits the
+    upper clip and length no longer counts.
+
+    >>> o1_pruner([True, False], [True] * 2, [2000, 2000], 4000, ref_tokens=4000, ref_accuracy=0.75)
+    [2.25, -2.0]
+
+    Source: O1-Pruner (length-harmonizing), arXiv:2501.12570.
+    """
+    rows = zip(_right(correct, finished, n_tokens, cap), n_tokens)
+    gains = [ref_tokens / max(n, 1) - 1 + weight * (right - ref_accuracy) for right, n in rows]
+    return [min(high, max(low, gain)) for gain in gains]
+
+
+def efficient(correct, finished, n_tokens, cap, *, alpha: float = 0.1) -> list[float]:
+    """Right answers earn 1 minus up to ``alpha``, by how long they are among the group's right answers.
+
+    Range: 0..1. The mean and (population) deviation are over the right rollouts only.
+    Pitfall: pair it with advantages that are not divided by the group's deviation; in an all-right group that division
+    blows differences of alpha up to full size.
+
+    >>> [round(r, 3) for r in efficient([True, True, False, True], [True] * 4, [1000, 2000, 3000, 4000], 4000)]
+    [0.974, 0.957, 0.0, 0.921]
+
+    Source: Arora and Zanette, arXiv:2502.04463.
+    """
+    right = _right(correct, finished, n_tokens, cap)
+    lengths = [n for r, n in zip(right, n_tokens) if r]
+    if not lengths:
+        return [0.0] * len(right)
+    mean, std = statistics.fmean(lengths), statistics.pstdev(lengths)
+    return [r * (1 - alpha / (1 + math.exp(-(n - mean) / (std + 1e-7)))) if r else 0.0 for r, n in zip(right, n_tokens)]
+
+
+def overlong(correct, finished, n_tokens, cap, *, buffer: int = 0) -> list[float]:
+    """The strict reward minus a ramp from 0 to 1 over the last ``buffer`` tokens before the cap.
+
+    Range: -1..1. ``buffer`` 0 means a quarter of the cap. Unfinished: -1.
+    Pitfall: below cap - buffer length is free, so it stops overruns and prunes nothing else.
+
+    >>> overlong([False, True, True, True], [True, True, True, False], [3500, 3500, 900, 4000], 4000, buffer=1000)
+    [-0.5, 0.5, 1.0, -1.0]
+
+    Source: DAPO, arXiv:2503.14476, section 3.4.
+    """
+    ramp = buffer or max(1, cap // 4)
+    if not 0 < ramp <= cap:
+        raise ValueError(f"buffer is {buffer}: it must be between 0 and the cap, {cap}")
+    rewards = []
+    for right, f, n in zip(_right(correct, finished, n_tokens, cap), finished, n_tokens):
+        late = min(1.0, max(0.0, (n - (cap - ramp)) / ramp)) if f else 1.0
+        rewards.append(right - late)
+    return rewards
+
+
+def laser(correct, finished, n_tokens, cap, *, target: int = 0, bonus: float = 0.5, wrong: float = -0.5) -> list[float]:
+    """A step: right answers earn 1, and ``bonus`` more when they are no longer than the target.
+
+    Range: wrong..1 + bonus. ``target`` 0 means half the cap. Unfinished counts as wrong.
+    Pitfall: a target that no rollout of a group meets gives no length signal; move it with the model.
+
+    >>> laser([True, True, False], [True] * 3, [4000, 9000, 4000], 16384, target=8192)
+    [1.5, 1.0, -0.5]
+
+    Source: LASER, arXiv:2505.15612.
+    """
+    goal = target or cap // 2
+    return [1 + bonus * (n <= goal) if right else wrong
+            for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+
+
+def shorterbetter(correct, finished, n_tokens, cap, *, alpha: float = 2.0, beta: float = 0.001) -> list[float]:
+    """``alpha`` for a right answer minus ``beta`` per token away from the shortest right one of the group.
+
+    Range: unbounded below. Without a right answer the goal is the group's mean length.
+    Pitfall: the goal is the luckiest guess of the group, so lengths can collapse; and wrong short answers lose too.
+
+    >>> shorterbetter([True, True, False, True], [True] * 4, [1000, 2000, 3000, 4000], 4000)
+    [2.0, 1.0, -2.0, -1.0]
+
+    Source: ShorterBetter, arXiv:2504.21370.
+    """
+    right = _right(correct, finished, n_tokens, cap)
+    goal = min([n for r, n in zip(right, n_tokens) if r], default=statistics.fmean(n_tokens))
+    return [alpha * r - beta * abs(n - goal) for r, n in zip(right, n_tokens)]
+
+
+def gr3(correct, finished, n_tokens, cap, *, alpha: float = 0.33) -> list[float]:
+    """Correctness divided by 1 + ``alpha`` times the length relative to the group's mean.
+
+    Range: 0..1. Multiplicative, so a wrong answer stays at 0 whatever its length.
+    Pitfall: relative to the group: the pressure never ends, whatever the length already is.
+
+    >>> [round(r, 3) for r in gr3([True] * 4, [True] * 4, [1000, 2500, 5000, 1500], 8000)]
+    [0.883, 0.752, 0.602, 0.835]
+
+    Source: GR3, group-relative reward rescaling.
+    """
+    mean = max(1.0, statistics.fmean(n_tokens))
+    return [right / (1 + alpha * n / mean) for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+
+
+def tiered(correct, finished, n_tokens, cap, *, tight: int = 0, share: float = 0.5) -> list[float]:
+    """The strict cap, and the tighter one where more than ``share`` of the group is right within the cap.
+
+    Range: 0 or 1. ``tight`` 0 means half the cap. Hard problems keep the long cap.
+    Pitfall: a group near ``share`` flips between the two caps from step to step; and the prompt names one cap only.
+
+    >>> tiered([True, True, True, False], [True] * 4, [900, 1900, 2100, 3000], 4000)
+    [1.0, 1.0, 0.0, 0.0]
+    >>> tiered([True, False, True, False], [True] * 4, [900, 1900, 2100, 3000], 4000)
+    [1.0, 0.0, 1.0, 0.0]
+
+    Source: DA-DLER, arXiv:2510.15110.
+    """
+    right = _right(correct, finished, n_tokens, cap)
+    limit = (tight or cap // 2) if sum(right) > share * len(right) else cap
+    return [float(r and n <= limit) for r, n in zip(right, n_tokens)]
+
+
+FAMILIES: dict[str, Callable] = {f.__name__: f for f in (
+    cosine, repetition, r1, kimi, l1_exact, l1_max, o1_pruner, efficient, overlong, laser, shorterbetter, gr3, tiered)}

@@ -1,0 +1,41 @@
+"""What the tests share: the scripts on the path, the course option, and the data folder beside the repository."""
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--reward", default=str(ROOT / "reward.py"), metavar="FILE",
+                     help="grade this file's reward functions instead of ours (tests/test_reward.py)")
+
+
+@pytest.fixture(scope="session")
+def reward(request):
+    """The module under test: our reward.py, or a student's file given with --reward."""
+    path = Path(request.config.getoption("--reward")).resolve()
+    if not path.is_file():
+        pytest.exit(f"--reward {path}: no such file", returncode=2)
+    if path == ROOT / "reward.py":
+        import reward
+        return reward
+    spec = importlib.util.spec_from_file_location("reward_under_test", path)
+    module = sys.modules["reward_under_test"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def shared_rows():
+    """Reads one JSONL file of ../shared/data; skips where that folder is missing (it is no part of the repository)."""
+    def read(name: str) -> list[dict]:
+        path = ROOT.parent / "shared" / "data" / name
+        if not path.is_file():
+            pytest.skip(f"{path} is missing: test data that is not part of the repository")
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read

@@ -1,0 +1,100 @@
+"""families.py: the worked numbers are its doctests; here stand the contract and what must hold for every family."""
+import doctest
+import inspect
+
+import pytest
+
+import families
+
+FINISHED, N, CAP = [True, True, True, False], [100, 200, 300, 400], 400
+EXTRAS = {"texts": ["a</think>b"] * 4, "ids": [list(range(n)) for n in N], "ref_tokens": 300.0, "ref_accuracy": 0.5}
+every = pytest.mark.parametrize("family", families.FAMILIES.values(), ids=families.FAMILIES.keys())
+
+
+def call(family, correct, finished=FINISHED, n_tokens=N, **options):
+    wanted = inspect.signature(family).parameters
+    return family(correct, finished, n_tokens, CAP, **{k: v for k, v in EXTRAS.items() if k in wanted}, **options)
+
+
+def test_the_worked_numbers():
+    assert doctest.testmod(families).failed == 0
+
+
+def test_the_list_is_complete():
+    assert list(families.FAMILIES) == ("cosine repetition r1 kimi l1_exact l1_max o1_pruner efficient overlong laser "
+                                       "shorterbetter gr3 tiered").split()
+
+
+@every
+def test_the_signature_is_the_trainers_contract(family):
+    positional, options = [], {}
+    for name, p in inspect.signature(family).parameters.items():
+        (positional.append(name) if p.kind is p.POSITIONAL_OR_KEYWORD else options.update({name: p.default}))
+    assert positional == ["correct", "finished", "n_tokens", "cap"]
+    for name, default in options.items():
+        assert (default is inspect.Parameter.empty) == (name in EXTRAS)
+        assert name in EXTRAS or isinstance(default, (int, float, str, bool))
+
+
+@every
+@pytest.mark.parametrize("correct", [[True, True, False, True], [True] * 4, [False] * 4])
+def test_one_finite_float_per_rollout_and_inputs_untouched(family, correct):
+    before = list(correct)
+    rewards = call(family, correct)
+    assert len(rewards) == 4 and all(isinstance(r, float) and abs(r) < 100 for r in rewards) and correct == before
+
+
+@every
+def test_right_beats_wrong_at_the_same_length(family):
+    rewards = call(family, [True, False, True, False], [True] * 4, [200, 200, 300, 300])
+    assert rewards[0] > rewards[1] and rewards[2] > rewards[3]
+
+
+@every
+def test_an_unfinished_rollout_gains_nothing_from_a_right_text(family):
+    assert call(family, [True, False, True, True])[3] == call(family, [True, False, True, False])[3]
+
+
+@every
+def test_of_two_right_answers_the_longer_never_earns_more(family):
+    # l1_exact is the exception: it pays for meeting its target, here the shorter length
+    options = {"target": 100} if family is families.l1_exact else {}
+    a, b, *_ = call(family, [True] * 4, [True] * 4, **options)
+    assert a >= b
+
+
+@every
+def test_one_rollout_and_equal_lengths_do_not_divide_by_zero(family):
+    for n in ([7, 7], [7], [0, 0]):
+        one = {"texts": [""] * len(n), "ids": [[]] * len(n), "ref_tokens": 1.0, "ref_accuracy": 1.0}
+        wanted = inspect.signature(family).parameters
+        for c in (True, False):
+            got = family([c] * len(n), [True] * len(n), n, 400, **{k: v for k, v in one.items() if k in wanted})
+            assert len(set(got)) == 1
+
+
+@every
+def test_lists_of_different_length_are_our_mistake(family):
+    with pytest.raises(ValueError):
+        call(family, [True] * 3)
+
+
+def test_repetition_spares_short_and_varied_texts():
+    f = families.repetition
+    assert f([True, True], [True, True], [3, 40], 99, ids=[[1, 1, 1], list(range(40))], size=20) == [1.0, 1.0]
+
+
+def test_r1_wants_one_think_end_and_an_answer_after_it():
+    texts = ["a</think>b</think>c", "a</think>", "<think>a</think><think>b", "b <think>a</think>c"]
+    assert families.r1([True] * 4, [True] * 4, [9] * 4, 16, texts=texts) == [1.0] * 4
+    assert families.r1([True], [True], [9], 16, texts=["ab</think>éé"], language_weight=1.0) == [2 + 7 / 9]
+
+
+def test_overlong_refuses_a_buffer_larger_than_the_cap():
+    with pytest.raises(ValueError, match="buffer"):
+        call(families.overlong, [True] * 4, buffer=401)
+
+
+def test_cosine_and_o1_pruner_reach_their_bounds():
+    assert families.cosine([True], [True], [385], 400) == [-10.0]          # within 16 tokens of the cap
+    assert families.o1_pruner([True], [True], [1], 400, ref_tokens=4000, ref_accuracy=0) == [4.0]

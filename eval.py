@@ -1,7 +1,7 @@
 """pass@1 and length of a base model or an adapter, over k samples a problem.
 
     python eval.py --model out/toy_base --data out/toy_base/test.jsonl --cap 640 --samples 4 --out_dir out/eval_base
-    python eval.py --like config/toy.yaml --adapter out/toy/final --data out/toy_base/test.jsonl --out_dir out/eval_final
+    python eval.py --like config/toy.yaml --adapter out/toy/final --out_dir out/eval_final
     python eval.py report out/toy          # summary.json and summary.md of a schedule's run folder
 
 Unlike the paper's evaluation, training, validation and test share one prompt builder, every pass@1 has a
@@ -130,7 +130,7 @@ def metrics(rows: list[dict]) -> dict:
 
 
 def evaluate(
-    model, tokenizer, problems: list[dict], *, samples, cap, prompt_cap, temperature, top_p, rows, seed, thinking, label="eval"
+    model, tokenizer, problems, *, samples, cap, prompt_cap, temperature, top_p, rows, seed, thinking, label="eval"
 ) -> list[dict]:
     """Graded rollout rows (DESIGN: rollout files) of `samples` answers to each problem. Used by training, too.
 
@@ -156,7 +156,8 @@ def evaluate(
     result = []
     for k, rollout in enumerate(rollouts):
         problem = problems[k // samples]
-        result.append(rollout_row(problem, k % samples, build_prompt(tokenizer, problem["problem"], prompt_cap), rollout))
+        prompt = build_prompt(tokenizer, problem["problem"], prompt_cap)
+        result.append(rollout_row(problem, k % samples, prompt, rollout))
     grades = reward.grade([r["response"] for r in result], [r["gold"] for r in result], thinking)
     for row, grade in zip(result, grades):
         row["answer"], row["correct"] = grade.answer, grade.correct
@@ -182,8 +183,8 @@ def report(run: str) -> None:
         chosen = json.loads(path.read_text())
         seconds += chosen["seconds"]
         cap = int(path.parent.name[3:])
-        picked = next((c for c in chosen["checkpoints"] if c["step"] == chosen["step"]), None)
-        rounds.append({"cap": cap, "step": chosen["step"], "why": chosen["why"]} | {k: v for k, v in (picked or {}).items() if k != "step"})
+        picked = next((c for c in chosen["checkpoints"] if c["step"] == chosen["step"]), {})
+        rounds.append({**picked, "cap": cap, "step": chosen["step"], "why": chosen["why"]})
     summary = {
         "base": base,
         "rounds": rounds,
@@ -204,9 +205,10 @@ def report(run: str) -> None:
     lines = [
         f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 {100 * summary['pass@1_change']:+.1f} points",
         "",
-        f"`python eval.py report {run}` made this page. Model {base['model']}, test: {base['n_problems']} problems x "
-        f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, cap {base['cap']}, "
-        f"prompt names {base['prompt_cap']}, seed {base['seed']}; +- is one standard error, clustered by problem.",
+        f"`python eval.py report {run}` made this page. Model {base['model']}; test: {base['n_problems']} problems x "
+        f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, "
+        f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
+        "+- is one standard error, clustered by problem.",
         "",
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",
@@ -268,14 +270,15 @@ def main(cfg: Config) -> None:
         )
     except ValueError as error:
         die(f"{cfg.data}: {error}")
-    result = metrics(rows) | {"seconds": round(time.time() - started, 1), **dataclasses.asdict(cfg), "prompt_cap": prompt_cap}
+    result = metrics(rows) | dataclasses.asdict(cfg)
+    result |= {"prompt_cap": prompt_cap, "seconds": round(time.time() - started, 1)}
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / "rollouts.jsonl", rows)
     write_text(out / "eval.json", json.dumps(result, indent=1) + "\n")
     se = "" if result["pass@1_se"] is None else f" +- {100 * result['pass@1_se']:.1f}"
     print(
         f"{out}: pass@1 {100 * result['pass@1']:.1f}{se} % | mean tokens {result['mean_tokens']:.0f} | finished "
-        f"{result['finished']:.0%} | {result['n_problems']} problems x {result['n_samples']} | {result['seconds']:.0f} s"
+        f"{result['finished']:.0%} | {result['n_problems']} x {result['n_samples']} | {result['seconds']:.0f} s"
     )
 
 

@@ -160,7 +160,7 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
             table = datasets.load_dataset(name, split=split or "train")
         except Exception as error:
             reason = str(error).splitlines()[0]
-            die(f"data set {name} is neither a file nor to be had from the hub ({reason}); without a network give a .jsonl file")
+            die(f"data set {name} is no file and the hub does not give it ({reason}); offline, name a .jsonl file")
     for key in (problem_key, answer_key):
         if key not in table.column_names:
             die(f"{source} has no column {key!r}, only {table.column_names}; name it with --problem_key / --answer_key")
@@ -230,7 +230,9 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
     tokenizer = load_tokenizer(options.model)
     quantization = None
     if options.load_4bit:
-        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             options.model, dtype=dtype, device_map={"": device}, quantization_config=quantization, use_safetensors=True
@@ -260,7 +262,8 @@ def fingerprint(model) -> str:
     Hashes a slice of the embedding and the last norm, which quantisation leaves alone, rounded to bfloat16.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    parts = [base.get_input_embeddings().weight[:256], *(p for n, p in base.named_parameters() if n.endswith("norm.weight"))]
+    parts = [base.get_input_embeddings().weight[:256]]
+    parts += [p for name, p in base.named_parameters() if name.endswith("norm.weight")]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
@@ -313,7 +316,7 @@ def merged_copy(policy) -> torch.nn.Module:
             module._parameters[key] = linear._parameters[key]
         for key in module._buffers:
             module._buffers[key] = linear._buffers[key]
-        if linear is not source or getattr(linear.weight if hasattr(linear, "weight") else None, "quant_state", None):
+        if linear is not source or getattr(getattr(linear, "weight", None), "quant_state", None) is not None:
             weight = full_weight(source).to(base.dtype).clone()
             module.weight = torch.nn.Parameter(weight, requires_grad=False)
     return clone.eval()
@@ -662,7 +665,8 @@ def main(cfg: Config) -> None:
         except ValueError as error:
             die(str(error))
     if stream:
-        print(f"\n[{len(rollouts[0].ids)} tokens, {'finished' if rollouts[0].finished else f'cut at the cap of {cfg.cap}'}]")
+        end = "finished" if rollouts[0].finished else f"cut at the cap of {cfg.cap}"
+        print(f"\n[{len(rollouts[0].ids)} tokens, {end}]")
     elif cfg.problem:
         for j, rollout in enumerate(rollouts):
             print(f"--- {j}: {len(rollout.ids)} tokens, finished {rollout.finished}\n{rollout.text}")
@@ -674,7 +678,8 @@ def main(cfg: Config) -> None:
             rows.append(rollout_row(problem, k % cfg.samples, prompt, rollout))
         write_jsonl(cfg.out, rows)
         done = sum(r.finished for r in rollouts)
-        print(f"{cfg.out}: {len(rows)} rollouts, {done} finished within {cfg.cap} tokens; score them: python reward.py {cfg.out}")
+        print(f"{cfg.out}: {len(rows)} rollouts, {done} finished within {cfg.cap} tokens")
+        print(f"next: python reward.py {cfg.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One round of ThinkPrune: GRPO on a LoRA over a frozen 4-bit base, where a rollout beyond the cap earns 0.
 
     python train_prune.py --config config/toy.yaml --cap 300 --out_dir out/toy/cap300
-    python train_prune.py --config config/toy.yaml --cap 200 --init_adapter out/toy/cap300/step0008 --out_dir out/toy/cap200
+    python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/toy/cap200 \
+        --init_adapter out/toy/cap300/step0008
     bash schedule.sh                            # all rounds, with selection between them and a report
 
 The same command again resumes from the newest checkpoint, or says that the round is done.
@@ -17,6 +18,7 @@ How this differs from the paper (arXiv:2504.01296) and its code:
 Reading order: Config, the formulas (reward, advantage, log-probs, loss), then `main`, which is the loop.
 """
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
@@ -25,6 +27,7 @@ import json
 import math
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,7 +54,6 @@ from sample import (
     generate_rollouts,
     load_policy,
     load_problems,
-    merged_copy,
     parse,
     refresh_copy,
     rollout_model,
@@ -145,7 +147,8 @@ class Config(Options):
 
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
-FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "caps", "test_data", "test_samples", "device"}
+FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device"}
+FREE |= {"caps", "test_data", "test_samples"}
 
 
 # ---------------------------------------------------------------------------------------- reward
@@ -219,7 +222,7 @@ def token_logp(model, ids: torch.Tensor, on: torch.Tensor, temperature: float, c
     """
     base = model.get_base_model()
     head = base.get_output_embeddings()
-    hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.
     states, targets = hidden[:, :-1][on[:, 1:]], ids[:, 1:][on[:, 1:]]           # (N, H), (N,)
 
@@ -278,18 +281,29 @@ def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, reference, cfg: Config) -> dict[str, float]:
+@contextlib.contextmanager
+def start_of_round(model):
+    """Puts the round's start in the adapter's place: the frozen second adapter, or in round 1 none at all."""
+    if "reference" in model.peft_config:
+        model.set_adapter("reference")
+        yield
+        model.set_adapter("default")  # gives the gradient back to the policy's adapter alone
+    else:
+        with model.disable_adapter():
+            yield
+
+
+def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, cfg: Config) -> dict[str, float]:
     """Optimizer steps on one batch of rollouts; returns the step's figures.
 
     Args:
         adv: (R,) advantage of each rollout.
-        reference: Context manager that puts the round's start in the adapter's place.
     """
     n_tokens = sum(len(r.ids) for r in rollouts)
     # Without KL a rollout of advantage 0 has no gradient: it counts in n_tokens and is not computed.
     keep = [i for i in range(len(rollouts)) if adv[i] != 0 or cfg.beta > 0]
-    batches = micro_batches([len(rollouts[i].prompt_ids) + len(rollouts[i].ids) for i in keep], cfg.tokens_per_micro_batch)
-    batches = [[keep[j] for j in batch] for batch in batches]
+    lengths = [len(rollouts[i].prompt_ids) + len(rollouts[i].ids) for i in keep]
+    batches = [[keep[j] for j in batch] for batch in micro_batches(lengths, cfg.tokens_per_micro_batch)]
     stats = {"loss": 0.0, "grad": 0.0, "kl": 0.0, "clipped": 0.0, "weight_mean": 1.0, "weight_max": 1.0}
     stats |= {"logp_gap": 0.0, "logp_gap_max": 0.0, "skipped": 0}
     device = next(model.parameters()).device
@@ -313,7 +327,7 @@ def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, 
             gain = adv[batch].to(device).repeat_interleave(each)                 # (N,)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 if cfg.beta > 0 and epoch == 0:
-                    with torch.no_grad(), reference():
+                    with torch.no_grad(), start_of_round(model):
                         ref[b] = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
                 logp = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
             if epoch == 0:
@@ -343,7 +357,7 @@ def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, 
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
-    """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step, so resuming needs no state.
+    """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no state.
 
     >>> sorted(batch_of(1, 6, 3, seed=0) + batch_of(2, 6, 3, seed=0))
     [0, 1, 2, 3, 4, 5]
@@ -360,7 +374,8 @@ def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
 def select(checkpoints: list[dict], reference: dict, tolerance: float) -> tuple[dict | None, str]:
     """The shortest checkpoint whose pass@1 is at most `tolerance` (relative) below the reference's, and why.
 
-    >>> points = [{"step": 5, "pass@1": 0.50, "mean_tokens": 300.0}, {"step": 10, "pass@1": 0.46, "mean_tokens": 200.0},
+    >>> points = [{"step": 5, "pass@1": 0.50, "mean_tokens": 300.0},
+    ...           {"step": 10, "pass@1": 0.46, "mean_tokens": 200.0},
     ...           {"step": 15, "pass@1": 0.30, "mean_tokens": 90.0}]
     >>> select(points, {"pass@1": 0.50}, 0.10)[0]["step"]
     10
@@ -393,7 +408,7 @@ def check(cfg: Config) -> None:
         note = Path(cfg.init_adapter) / "nanoprune.json"
         before = json.loads(note.read_text()).get("cap") if note.is_file() else None
         if before is not None and cfg.cap >= before:
-            die(f"--cap {cfg.cap} is not below {before}, the cap of the round that made --init_adapter {cfg.init_adapter}")
+            die(f"--cap {cfg.cap} is not below {before}, the cap that --init_adapter {cfg.init_adapter} was trained under")
     if cfg.reference and not Path(cfg.reference).is_file():
         die(f"--reference {cfg.reference} does not exist (python eval.py writes an eval.json)")
 
@@ -407,7 +422,7 @@ def claim_folder(cfg: Config) -> None:
         other = [k for k in mine if k not in FREE and mine[k] != theirs.get(k)]
         if other:
             changed = ", ".join(f"{k}: {theirs.get(k)} there, {mine[k]} now" for k in other)
-            die(f"--out_dir {cfg.out_dir} was made with other options ({changed}); take another folder or the same options")
+            die(f"--out_dir {cfg.out_dir} was made with other options ({changed}); take another folder, or the same")
         return
     if Path(cfg.out_dir).is_dir() and any(Path(cfg.out_dir).iterdir()):
         die(f"--out_dir {cfg.out_dir} holds files but no config.yaml: it is not a round's folder; take another")
@@ -421,7 +436,7 @@ def checkpoints_of(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, step: int, model, optimizer, result: dict, samples: str, cfg: Config) -> None:
-    """Writes step<NNNN>/ beside and renames it; only the newest keeps the optimizer's state, which only resume needs."""
+    """Writes step<NNNN>/ beside and renames it; older ones lose the optimizer's state, which only resume needs."""
     beside, final = folder / f"step{step:04d}.tmp", folder / f"step{step:04d}"
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside, selected_adapters=["default"])
@@ -465,7 +480,6 @@ def main(cfg: Config) -> None:
     check(cfg)
     reward_of = make_reward(cfg.reward, cfg.reward_options)
     folder = Path(cfg.out_dir)
-    again = "python " + " ".join(sys.argv)
     if (folder / "done").is_file():
         claim_folder(cfg)  # refuses other options
         print(f"{folder} is done: {json.loads((folder / 'selection.json').read_text())['why']}")
@@ -481,7 +495,7 @@ def main(cfg: Config) -> None:
     if not (resume or cfg.init_adapter):
         from peft import LoraConfig, get_peft_model
 
-        lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
+        lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, lora)
     if cfg.init_adapter and cfg.beta > 0:
         model.load_adapter(cfg.init_adapter, "reference", is_trainable=False)
@@ -494,32 +508,19 @@ def main(cfg: Config) -> None:
     context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
     if len(prompts[longest]) + max(cfg.cap, cfg.val_cap) > context:
         die(
-            f"{cfg.train_data}: the prompt of problem {problems[longest]['id']} has {len(prompts[longest])} tokens, which with the cap of "
-            f"{max(cfg.cap, cfg.val_cap)} exceeds the model's context of {context}; drop the problem or lower --cap / --val_cap"
+            f"{cfg.train_data}: the prompt of problem {problems[longest]['id']} has {len(prompts[longest])} tokens: with "
+            f"--cap {cfg.cap} and --val_cap {cfg.val_cap} that exceeds the model's context of {context}; lower a cap or "
+            "drop the problem"
         )
     claim_folder(cfg)
     sampler = rollout_model(model, cfg, cfg.cap)
+    merged = sampler is not model.get_base_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     first_step = 1
     if resume:
         optimizer.load_state_dict(torch.load(resume / "optimizer.pt", weights_only=True, map_location=device))
         first_step = int(resume.name[4:]) + 1
-
-    class reference:
-        """The round's start in the adapter's place: the frozen second adapter, or none at all in round 1."""
-
-        def __enter__(self):
-            if cfg.init_adapter:
-                model.set_adapter("reference")
-            else:
-                model.base_model.disable_adapter_layers()
-
-        def __exit__(self, *_):
-            if cfg.init_adapter:
-                model.set_adapter("default")  # gives the gradient back to the policy's adapter alone
-            else:
-                model.base_model.enable_adapter_layers()
 
     def validate(label: str) -> tuple[dict, list[dict]]:
         rows = evaluate(
@@ -545,7 +546,8 @@ def main(cfg: Config) -> None:
 
     # --- 2. the log: a head to reproduce from, and on resume only the steps that the checkpoint knows
     log(head_lines(cfg, device))
-    log(f"{len(problems)} training and {len(val_problems)} validation problems | {sum(p.numel() for p in parameters):,} LoRA parameters")
+    size = sum(p.numel() for p in parameters)
+    log(f"{len(problems)} training and {len(val_problems)} validation problems | {size:,} LoRA parameters")
     if cfg.updates_per_batch == 1:
         log("note: with one update per batch the loss prints as about 0 while it learns; watch the reward and the length")
     table = []
@@ -562,15 +564,13 @@ def main(cfg: Config) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-    spent = sum(float(row["sample_s"]) + float(row["update_s"]) + float(row["val_s"]) for row in table)
     started, all_dead = time.time(), 0
 
     for step in range(first_step, cfg.steps + 1):
         # --- 3a. sample: G capped rollouts for each of P problems
         clock = time.time()
         chosen = batch_of(step, len(problems), cfg.problems_per_step, cfg.seed)
-        refresh = hasattr(sampler, "generation_config") and sampler is not model.get_base_model()
-        if refresh:
+        if merged:
             refresh_copy(sampler, model)
         rollouts = generate_rollouts(
             sampler,
@@ -599,30 +599,31 @@ def main(cfg: Config) -> None:
         if step == 1:
             log(f"before step 1: {ended:.0%} of {len(rollouts)} rollouts end within the cap of {cfg.cap}")
             if ended < 0.1:
-                log("warning: under 10 % of the rollouts end within this cap, so hardly any can be rewarded; start with a wider cap")
+                log("warning: under 10 % of the rollouts end within this cap, so hardly any can earn; take a wider cap")
 
         # --- 3c. update
         clock = time.time()
         if cfg.lr_schedule == "cosine":
             for part in optimizer.param_groups:
                 part["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / cfg.steps))
-        stats = update_policy(model, optimizer, rollouts, adv.flatten(), reference, cfg)
+        stats = update_policy(model, optimizer, rollouts, adv.flatten(), cfg)
         if stats["skipped"]:
             log(f"warning: step {step} has a loss or gradient that is no number; its update was skipped")
         if step == first_step:
-            log(f"sampler and trainer log-probs differ by {stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most")
+            gaps = f"{stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most"
+            log(f"sampler and trainer log-probs differ by {gaps}")
         if stats["logp_gap"] > cfg.logp_gap_limit:
-            die(f"sampler and trainer log-probs differ by {stats['logp_gap']:.3f} on average at step {step}: the gradient would be wrong")
+            die(f"step {step}: sampler and trainer log-probs differ by {stats['logp_gap']:.3f}: the gradient is wrong")
         all_dead = all_dead + 1 if dead == len(chosen) else 0
         if all_dead == 5:
-            log(f"warning: all {dead} groups dead for 5 steps: nothing can be learnt; questions too easy or too hard for this cap")
+            log(f"warning: all {dead} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
         update_s = time.time() - clock
 
         # --- 3d. validate and checkpoint
         val_s, result, text = 0.0, None, ""
         if step % cfg.checkpoint_every == 0 or step == cfg.steps:
             clock = time.time()
-            if sampler is not model.get_base_model():
+            if merged:
                 refresh_copy(sampler, model)
             result, rows = validate(f"validation after step {step}")
             result["step"], val_s = step, time.time() - clock
@@ -657,15 +658,18 @@ def main(cfg: Config) -> None:
         left = (time.time() - started) / (step - first_step + 1) * (cfg.steps - step)
         used = ""
         if device.type == "cuda":
-            most, all_of_it = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-            used = f" | {most / 1e9:.1f}/{all_of_it / 1e9:.1f} GB"
+            whole = torch.cuda.get_device_properties(device).total_memory
+            used = f" | {torch.cuda.max_memory_allocated(device) / 1e9:.1f}/{whole / 1e9:.1f} GB"
+        right = round(row["correct"] * len(rollouts))
         log(
-            f"step {step:4d}/{cfg.steps} | reward {row['reward']:.2f} | correct {round(row['correct'] * len(rollouts))}/{len(rollouts)} | "
-            f"length {row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | dead groups {dead}/{len(chosen)} | "
-            f"grad {stats['grad']:.2g} | {sample_s:.0f}s sample {update_s:.0f}s update{used} | {left / 3600:.0f}h{left / 60 % 60:02.0f}m left"
+            f"step {step:4d}/{cfg.steps} | reward {row['reward']:.2f} | correct {right}/{len(rollouts)} | length "
+            f"{row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | dead groups {dead}/{len(chosen)} | "
+            f"grad {stats['grad']:.2g} | {sample_s:.0f}s sample {update_s:.0f}s update{used} | "
+            f"{left // 3600:.0f}h{left // 60 % 60:02.0f}m left"
         )
         if result:
-            log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {result['mean_tokens']:.0f} | {val_s:.0f}s")
+            tokens = result["mean_tokens"]
+            log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {tokens:.0f} | {val_s:.0f}s")
             save_checkpoint(folder, step, model, optimizer, result, text, cfg)
     board.close()
 
@@ -684,8 +688,12 @@ def main(cfg: Config) -> None:
     write_text(folder / "selection.json", json.dumps(selection, indent=1) + "\n")
     write_text(folder / "done", "")
     log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
-    log(f"next: python train_prune.py with a --cap below {cfg.cap} and --init_adapter {selection['selected']!r}, or bash schedule.sh again")
+    log(f"next: a --cap below {cfg.cap} with --init_adapter {selection['selected']!r}, or bash schedule.sh again")
 
 
 if __name__ == "__main__":
-    main(parse(Config))
+    try:
+        main(parse(Config))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; to go on from the last checkpoint: {shlex.join(['python', *sys.argv])}", file=sys.stderr)
+        sys.exit(130)

@@ -262,29 +262,32 @@ def thinkprune(correct: bool, finished: bool, n_tokens: int, cap: int) -> float:
 
 
 # ------------------------------------------------------------------------------------------ killable workers
-# sympy can hang inside one C call, where neither threads nor Python's signal handlers run. So the kernel ends a
-# worker after CPU_SECONDS on one answer (a verdict must not depend on how busy the machine is), and its parent kills
-# it after WALL_SECONDS whatever it does. A worker is a plain command, not multiprocessing: that works inside daemonic
-# processes and without an `if __name__` guard in the user's script, and never copies a process that holds CUDA.
+# sympy can hang inside one C call, where neither threads nor Python's signal handlers run. So a worker forks a child
+# for each answer, which the kernel ends after CPU_SECONDS (a verdict must not depend on how busy the machine is), and
+# whoever asked kills both after WALL_SECONDS whatever they do. A fork costs milliseconds where a new worker would
+# import sympy again. A worker is a plain command, not multiprocessing: that works inside daemonic processes and
+# without an `if __name__` guard in the user's script, and never copies a process that holds CUDA.
 CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 1.0, 4.0, 120.0, 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
 
 
 def _serve() -> None:
-    """The worker: one JSON pair a line in, 1 or 0 out."""
+    """The worker: one JSON pair a line in; 1, 0 or "killed" out."""
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
     print("ready", flush=True)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)                # nobody handles SIGPROF: it kills
-        try:
-            right = same_answer(*json.loads(line))
-        except Exception:                             # sympy's own errors on odd text: not equal
-            right = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(int(right), flush=True)
+        child = os.fork()
+        if child == 0:
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)            # nobody handles SIGPROF: it kills
+            try:
+                os._exit(same_answer(*json.loads(line)))
+            except BaseException:                     # sympy's own errors on odd text: not equal
+                os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        print("killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
 
 
 def _read(worker: subprocess.Popen, seconds: float) -> bytes:
@@ -294,7 +297,7 @@ def _read(worker: subprocess.Popen, seconds: float) -> bytes:
 
 
 def _ask(answer: str, gold: str) -> bool:
-    """same_answer in a worker; raises TimeoutError when the worker had to be killed."""
+    """same_answer in a worker; raises TimeoutError when it had to be killed."""
     idle, reply = _idle, b""
     worker = idle.get()
     try:
@@ -310,14 +313,17 @@ def _ask(answer: str, gold: str) -> bool:
         pass
     finally:
         idle.put(worker if reply else _end(worker))
-    if not reply:
+    if reply not in (b"0\n", b"1\n"):
         raise TimeoutError(f"no verdict on {answer!r}")
     return reply == b"1\n"
 
 
 def _end(worker: subprocess.Popen | None) -> None:
     if worker:
-        worker.kill()
+        try:
+            os.killpg(worker.pid, signal.SIGKILL)     # and the child that is at work
+        except ProcessLookupError:
+            pass
         worker.stdin.close(), worker.stdout.close(), worker.wait()
 
 
@@ -345,7 +351,7 @@ class _NeedsAlgebra(Exception):
 
 
 class Grade(NamedTuple):
-    """Verdict on one response; ``timed_out``: its worker was killed, which counts as wrong."""
+    """Verdict on one response; ``timed_out``: the comparison was killed, which counts as wrong."""
     answer: str | None
     correct: bool
     timed_out: bool

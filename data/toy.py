@@ -1,14 +1,14 @@
-"""Makes the toy: problems and a tiny model that thinks long, trained from scratch in one run on a CPU.
+"""Makes the toy: problems, and a tiny model that thinks long, trained from scratch on a CPU.
 
-    python data/toy.py                        # out/toy_base: model, tokenizer, {train,val,test}.jsonl
+    python data/toy.py                         # out/toy_base: model, tokenizer, problem files
     python data/toy.py --seed 1 --out_dir out/toy_base_seed1
     python data/toy.py stats out/toy/base/rollouts.jsonl out/toy/final/rollouts.jsonl
 
-A problem reads "From start 10: a +8, b -9, c -8. Find c." The quick first pass has a habit: every "-7"
-comes out one too high. A check walks the steps backwards and must return to 10; where it does not, a
-careful redo gets it right. So the first check is worth about 20 points of accuracy, and the further ones
-that the model has also learnt only cost tokens. That is the fat a token cap can trim, and the muscle
-that a cap too tight cuts. Answers of real models are not as tidy: this is a wind tunnel, not a plane.
+A problem reads "From start 10: a +2, b -7, c +4. Find c." The quick first pass has a habit: every
+"-7" comes out one too high. A check walks the steps backwards and must return to 10; where it does
+not, a careful redo gets it right. So the first check is worth about 20 points of accuracy, and the
+further ones, learnt just as well, only cost tokens: a token cap can trim those, and cuts into
+accuracy where it leaves no room for the first. Real models are not as tidy.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class Config:
     n_test: int = 512
     """Test problems."""
     # --- the training
-    steps: int = 700
+    steps: int = 800
     """Optimizer steps."""
     tokens_per_step: int = 2048
     """Padded tokens in a step, at most."""
@@ -57,8 +57,8 @@ class Config:
 # ---------------------------------------------------------------- problems and traces
 START, LOW, HIGH = 10, 1, 13  # where every chain starts, and the range its values stay in
 NAMES = "abcdef"
-HABIT, HABIT_RATE, SLIP_RATE = -7, 0.99, 0.01  # the first pass: "-7" one too high; else a slip of one
-CHECKS = [0.01, 0.15, 0.03, 0.25, 0.03, 0.25, 0.03, 0.15, 0.02, 0.08]  # p(0..9 checks)
+HABIT, HABIT_RATE, SLIP_RATE = -7, 0.99, 0.01  # first pass: "-7" one too high, else slips of one
+CHECKS = [0.01, 0.09, 0.03, 0.20, 0.06, 0.24, 0.06, 0.18, 0.03, 0.10]  # p(0..9 checks)
 HEADERS = [  # the first check, then the second and third in turn
     "Wait, check backwards from answer {}",
     "Hmm, I want to be really sure about this one, so let me go and double-check everything "
@@ -82,16 +82,11 @@ def make_problem(rng: random.Random) -> list[int]:
 
 def problem_text(ops: list[int]) -> str:
     """
-    >>> problem_text([8, -9, -8])
-    'From start 10: a +8, b -9, c -8. Find c.'
+    >>> problem_text([2, -7, 4])
+    'From start 10: a +2, b -7, c +4. Find c.'
     """
     steps = ", ".join(f"{name} {op:+d}" for name, op in zip(NAMES, ops))
     return f"From start {START}: {steps}. Find {NAMES[len(ops) - 1]}."
-
-
-def parse_problem(problem: str) -> list[int]:
-    """The operands of a problem's text, wherever it stands (none found: an empty list)."""
-    return [int(op) for op in re.findall(r"\b[a-f] ([+-]\d+)", problem)]
 
 
 def make_trace(ops: list[int], n_checks: int, rng: random.Random) -> str:
@@ -153,24 +148,26 @@ TEMPLATE = (
 def build_tokenizer():
     """A Qwen2 tokenizer of 256 bytes and a list of whole words, numbers and signed operands.
 
-    The words are added tokens: AutoTokenizer rebuilds a Qwen2 folder with Qwen's own rules (one digit
-    a token), and added tokens are the one part that comes through. Text from outside falls to bytes.
+    The words are added tokens: AutoTokenizer gives a Qwen2 folder Qwen's own rules (one digit a
+    token), and added tokens are the one part that comes through. Other text falls to bytes.
     """
     from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer
 
-    numbers = range(LOW - 10, HIGH + 11)  # a mistaken first pass leaves LOW..HIGH by a few
     # The prompt's fixed sentences are one token each: they are the same in every row.
-    words = re.split(r"\{cap\}|<think>|</think>", SYSTEM) + ["\n" + INSTRUCTION]
+    words = re.split(r"\{cap\}|<think>|</think>", SYSTEM) + ["\n" + INSTRUCTION, "From"]
+    numbers = range(LOW - 10, HIGH + 11)  # a mistaken first pass leaves LOW..HIGH by a few
     words += [f" {n}" for n in numbers] + [f" {n:+d}" for n in range(-HIGH, HIGH + 1)]
-    texts = [*HEADERS, problem_text([1] * len(NAMES)), make_trace([1] * len(NAMES), 1, random.Random(0))]
+    ops = [1] * len(NAMES)
+    texts = [*HEADERS, problem_text(ops), make_trace(ops, 1, random.Random(0))]
     texts += ["\nBack at fails so redo \nWait \nHmm"]
-    words += ["From"] + re.findall(r"[ \n]?[\\A-Za-z][\\A-Za-z{-]*|[ \n]=|}\.", " ".join(texts))
+    words += re.findall(r"[ \n]?[\\A-Za-z][\\A-Za-z{-]*|[ \n]=|}\.", " ".join(texts))
     words = [w for w in dict.fromkeys(words) if len(w) > 1]
-    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
-        vocab={b: i for i, b in enumerate(bytes_)}, merges=[], unk_token=PAD, pad_token=PAD, eos_token=END,
-        extra_special_tokens=ROLES, chat_template=TEMPLATE, model_max_length=2048,
+        vocab={b: i for i, b in enumerate(alphabet)}, merges=[], model_max_length=2048,
+        unk_token=PAD, pad_token=PAD, eos_token=END, extra_special_tokens=ROLES,
+        chat_template=TEMPLATE,
     )
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (THINK, THINK_END, *words)])
     tokenizer.add_tokens([AddedToken(str(n), single_word=True, normalized=False) for n in numbers])
@@ -198,7 +195,7 @@ def make_rows(tokenizer, n: int, long: float, held_out: set[str], rng: random.Ra
 
 
 def make_batches(rows: list, tokens_per_step: int, rng: random.Random) -> list[list]:
-    """Cuts rows, sorted by length, into batches of at most tokens_per_step padded tokens, shuffled."""
+    """Cuts rows, sorted by length, into shuffled batches of at most so many padded tokens."""
     batches, batch = [], []
     for row in sorted(rows, key=lambda row: len(row[0]) + len(row[1])):
         if batch and (len(batch) + 1) * (len(row[0]) + len(row[1])) > tokens_per_step:
@@ -214,18 +211,18 @@ def build_model(tokenizer):
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=math.ceil(len(tokenizer) / 64) * 64, hidden_size=128, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, intermediate_size=384, tie_word_embeddings=True,
+    config = Qwen2Config(  # sizes divisible by 64, as the 4-bit layers of bitsandbytes want them
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64, hidden_size=128, intermediate_size=384,
+        num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
         max_position_embeddings=2048, initializer_range=0.02, bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )
     model = Qwen2ForCausalLM(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    # Neighbouring numbers start out near each other, and " 9", "9" or " a", "\na" alike: what a large
-    # pre-training teaches anyway. It halves the steps until sums come out right.
-    table = model.get_input_embeddings().weight.data                    # (V, 128)
+    # Neighbouring numbers start out near each other, and " 9" like "9": what a large pre-training
+    # teaches anyway. Sums come out right in about half the steps.
+    table = model.get_input_embeddings().weight.data                 # (V, 128)
     frequencies = torch.logspace(math.log10(2 * math.pi / 80), math.log10(2 * math.pi / 6), 64)
     signed, base = torch.randn(128), {}
     for word, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
@@ -241,7 +238,7 @@ def build_model(tokenizer):
 
 def orthogonalise(matrix):
     """Newton-Schulz iteration: the nearest (roughly) orthogonal matrices to a stack of them."""
-    x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)       # (N, rows, columns)
+    x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)    # (N, rows, columns)
     x = x.mT if matrix.shape[-2] > matrix.shape[-1] else x
     for _ in range(5):
         a = x @ x.mT
@@ -265,7 +262,7 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
         by_shape.setdefault(p.shape if p.ndim == 2 and "embed" not in name else None, []).append(p)
     adam = torch.optim.Adam(by_shape.pop(None), lr=cfg.lr_embed, betas=(0.9, 0.95))
     momentum = {shape: torch.zeros(len(ps), *shape) for shape, ps in by_shape.items()}
-    weight = torch.ones(model.config.vocab_size)                        # (V,) weight of a target in the loss
+    weight = torch.ones(model.config.vocab_size)                     # (V,) of a target in the loss
     weight[tokenizer.convert_tokens_to_ids([" fits", " fails"])] = 4.0
 
     batches, stage = [], None
@@ -280,15 +277,15 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
             batches = make_batches(rows, cfg.tokens_per_step, rng)
         batch = batches.pop()
         T = max(len(prompt) + len(trace) for prompt, trace in batch)
-        ids = torch.full((len(batch), T), tokenizer.pad_token_id)        # (B, T), padded on the right
-        on = torch.zeros(len(batch), T, dtype=torch.bool)                # (B, T), 1 where t+1 is response
+        ids = torch.full((len(batch), T), tokenizer.pad_token_id)     # (B, T), padded on the right
+        on = torch.zeros(len(batch), T, dtype=torch.bool)             # (B, T), response comes next
         for i, (prompt, trace) in enumerate(batch):
             ids[i, : len(prompt) + len(trace)] = torch.tensor(prompt + trace)
             on[i, len(prompt) - 1 : len(prompt) + len(trace) - 1] = True
 
         # --- forward and backward: no mask needed, causal attention never sees the padding after it
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        target = ids.roll(-1, 1)[on]                                     # (R,) response tokens
+        target = ids.roll(-1, 1)[on]                                  # (R,) response tokens
         loss = F.cross_entropy(model.lm_head(hidden[on]), target, weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -308,26 +305,27 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
         model.zero_grad()
         tokens += ids.numel()
         if step % 10 == 0:
-            bar.set_postfix_str(f"loss {loss.item():.3f}, {tokens / (time.time() - started):.0f} tokens/s")
+            rate = tokens / (time.time() - started)
+            bar.set_postfix_str(f"loss {loss.item():.3f}, {rate:.0f} tokens/s")
     return model.eval()
 
 
-# ---------------------------------------------------------------- what a trace did
+# ---------------------------------------------------------------- statistics (not in the recipe)
 def trace_stats(response: str, problem: str) -> dict:
     """Counts the checks of one response and says which answer stood when; any text is allowed.
 
     Returns:
-        checks: checks begun; first_answer_correct: the first attempt's answer is right;
-        one_check_correct: the answer standing after the first check and its redo is right
-        (the first attempt's where there is no check). No answer written counts as wrong.
+        checks: checks begun. first_answer_correct: of the first attempt. one_check_correct: of the
+        answer standing after the first check and its redo (no check: after the first attempt).
+        An answer that was never written counts as wrong.
 
-    >>> trace_stats("a +8 = 19\\nI get answer 19.\\nWait, check backwards from answer 19\\na +8 -8 = 11\\n"
-    ...             "Back at 11 fails so redo from start 10\\na +8 = 18\\nI get answer 18.",
-    ...             "From start 10: a +8. Find a.")
+    >>> trace_stats("a -7 = 4\\nI get answer 4.\\nWait, check backwards from answer 4\\n"
+    ...             "a -7 +7 = 11\\nBack at 11 fails so redo from start 10\\na -7 = 3\\n"
+    ...             "I get answer 3.", "From start 10: a -7. Find a.")
     {'checks': 1, 'first_answer_correct': False, 'one_check_correct': True}
     """
-    gold = str(START + sum(parse_problem(problem)))
-    attempt, *checks = response.split("</think>")[0].split("backwards from answer")
+    gold = str(START + sum(int(op) for op in re.findall(r"\b[a-f] ([+-][0-9]{1,9})\b", problem)))
+    attempt, *checks = response.split(THINK_END)[0].split("backwards from answer")
     first = (re.findall(r"I get answer (-?\d+)", attempt) or [""])[0]
     redone = re.findall(r"I get answer (-?\d+)", checks[0]) if checks else []
     return {
@@ -338,62 +336,66 @@ def trace_stats(response: str, problem: str) -> dict:
 
 
 def stats(files: list[str]) -> None:
-    """Prints, for each rollout file, what the checks did: percentages +- standard error by problem."""
-    print(f"{'':38}checks a response   right after the first attempt   after one check           at the end")
+    """Prints what the checks did in rollout files: mean +- standard error clustered by problem."""
+    print(f"{'':32}{'checks':>14}{'first attempt':>16}{'one check':>16}{'end':>16}   (right, %)")
     for file in files:
         by_problem: dict[str, list] = {}
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            s = trace_stats(row["response"], row["problem"])
-            by_problem.setdefault(row["id"], []).append((*s.values(), bool(row["correct"])))
-        cells = []
-        for k in range(4):
-            means = [sum(s[k] for s in rows) / len(rows) for rows in by_problem.values()]
+            values = [*trace_stats(row["response"], row["problem"]).values(), row["correct"]]
+            by_problem.setdefault(row["id"], []).append(values)
+        cells = ""
+        for k, (unit, digits) in enumerate([(1, 2), (100, 1), (100, 1), (100, 1)]):
+            means = [unit * sum(v[k] for v in rows) / len(rows) for rows in by_problem.values()]
             mean = sum(means) / len(means)
-            var = sum((m - mean) ** 2 for m in means) / max(1, len(means) - 1)
-            unit, digits = (1, 2) if k == 0 else (100, 1)
-            cells.append(f"{unit * mean:.{digits}f} +- {unit * math.sqrt(var / len(means)):.{digits}f}")
-        print(f"{file[-36:]:36}{cells[0]:>19}{cells[1]:>32}{cells[2]:>18}{cells[3]:>21}")
+            variance = sum((m - mean) ** 2 for m in means) / max(1, len(means) - 1)
+            se = math.sqrt(variance / len(means))
+            cells += f"{f'{mean:.{digits}f} +- {se:.{digits}f}':>{14 if k == 0 else 16}}"
+        print(f"{file[-32:]:32}{cells}")
 
 
 # ---------------------------------------------------------------- the command
 def make(cfg: Config) -> None:
-    """Makes out_dir, or says that it is there; what was made by another recipe is never written over."""
+    """Makes out_dir, or says that it is there; what another recipe made is never written over."""
     options = {k: v for k, v in asdict(cfg).items() if k != "out_dir"}
-    source = Path(__file__).read_text(encoding="utf-8").split("# ------" + "---- what a trace did")[0]
-    digest = hashlib.sha256(json.dumps([options, SYSTEM, INSTRUCTION, source]).encode()).hexdigest()[:16]
+    code = Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
+    digest = json.dumps([options, SYSTEM, INSTRUCTION, code])
+    digest = hashlib.sha256(digest.encode()).hexdigest()[:16]
     out, recipe = Path(cfg.out_dir), {"recipe": digest, **options}
     if out.exists():
         try:
             old = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             old = {}
-        if {k: old.get(k) for k in recipe} == recipe:
-            return print(f"{out}: reused, its recipe is unchanged ({digest})")
-        what = next((f"{k} {old.get(k)}, now {v}" for k, v in options.items() if old.get(k) != v), "its code")
-        print(f"--out_dir {out} was made by another recipe ({what}): delete it or name another folder", file=sys.stderr)
-        sys.exit(2)
+        if old.get("recipe") == digest:
+            return print(f"{out}: there, and its recipe is unchanged ({digest}): reused")
+        changed = [f"{k} {old.get(k)}, now {v}" for k, v in options.items() if old.get(k) != v]
+        why = ", ".join(changed) if old and changed else "other code" if old else "no recipe.json"
+        fail(f"--out_dir {out} was made otherwise ({why}): delete it or name another folder")
 
-    started, cpu = time.time(), time.process_time()
+    started, cpu_started = time.time(), time.process_time()
     splits = make_splits(cfg)
-    held_out = {row["problem"] for rows in splits.values() for row in rows}
     tokenizer = build_tokenizer()
-    model = train(cfg, tokenizer, held_out)
+    model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows})
     # Written aside and renamed at the end: a killed run leaves nothing that looks finished.
-    aside = out.with_name(f"{out.name}.tmp")
+    aside = out.with_name(out.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     for split, rows in splits.items():
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (aside / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-    seconds = {"seconds": round(time.time() - started), "cpu_seconds": round(time.process_time() - cpu)}
-    (aside / "recipe.json").write_text(json.dumps({**recipe, **seconds}, indent=1) + "\n", encoding="utf-8")
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (aside / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    recipe["seconds"] = round(time.time() - started, 1)
+    recipe["cpu_seconds"] = round(time.process_time() - cpu_started, 1)
+    (aside / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, out)
-    n = sum(p.numel() for p in model.parameters())
-    print(f"{out}: {n / 1e3:.0f}k parameters, {', '.join(f'{len(v)} {k}' for k, v in splits.items())} problems, "
-          f"{seconds['seconds']} s ({seconds['cpu_seconds']} CPU s)")
+    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, "
+          f"{recipe['seconds']} s ({recipe['cpu_seconds']} CPU s)")
+
+
+def fail(message: str) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
@@ -401,6 +403,8 @@ if __name__ == "__main__":
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     if sys.argv[1:2] == ["stats"]:
-        auto_cli(stats, args=sys.argv[2:], allow_abbrev=False)
+        for file in sys.argv[2:] or ["(none given)"]:
+            Path(file).is_file() or fail(f"stats: no such rollout file: {file}")
+        stats(sys.argv[2:])
     else:
-        make(auto_cli(Config, return_instance=True, allow_abbrev=False, description=__doc__))
+        make(auto_cli(Config, return_instance=True, allow_abbrev=False))

@@ -20,6 +20,7 @@ Policy, where graders disagree (tests/test_reward.py has each line as a test):
 """
 import argparse
 import atexit
+import contextlib
 import functools
 import json
 import math
@@ -263,11 +264,11 @@ def thinkprune(correct: bool, finished: bool, n_tokens: int, cap: int) -> float:
 
 # ------------------------------------------------------------------------------------------ killable workers
 # sympy can hang inside one C call, where neither threads nor Python's signal handlers run. So a worker forks a child
-# for each answer, which the kernel ends after CPU_SECONDS (a verdict must not depend on how busy the machine is), and
-# whoever asked kills both after WALL_SECONDS whatever they do. A fork costs milliseconds where a new worker would
-# import sympy again. A worker is a plain command, not multiprocessing: that works inside daemonic processes and
-# without an `if __name__` guard in the user's script, and never copies a process that holds CUDA.
-CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 1.0, 4.0, 120.0, 2 << 30
+# that answers until the kernel ends it, after CPU_SECONDS on one answer (a verdict must not depend on how busy the
+# machine is), and then forks the next, which costs milliseconds where a new worker would import sympy again. Whoever
+# asked kills both after WALL_SECONDS whatever they do. A worker is a plain command, not multiprocessing: that works
+# inside daemonic processes and without an `if __name__` guard in the user's script, and never copies one with CUDA.
+CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 0.75, 4.0, 120.0, 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
 
@@ -278,16 +279,19 @@ def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
     print("ready", flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)            # nobody handles SIGPROF: it kills
-            try:
-                os._exit(same_answer(*json.loads(line)))
-            except BaseException:                     # sympy's own errors on odd text: not equal
-                os._exit(0)
+    while child := os.fork():
         status = os.waitpid(child, 0)[1]
-        print("killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
+        if not os.WIFSIGNALED(status):                # end of input
+            return
+        print("killed", flush=True)
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)                # nobody handles SIGPROF: it kills
+        try:
+            right = same_answer(*json.loads(line))
+        except Exception:                             # sympy's own errors on odd text: not equal
+            right = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(int(right), flush=True)
 
 
 def _read(worker: subprocess.Popen, seconds: float) -> bytes:
@@ -318,19 +322,22 @@ def _ask(answer: str, gold: str) -> bool:
     return reply == b"1\n"
 
 
-def _end(worker: subprocess.Popen | None) -> None:
+def _end(worker: subprocess.Popen | None, patience: float = 0.0) -> None:
     if worker:
+        with contextlib.suppress(OSError):
+            worker.stdin.close()                      # an idle worker leaves at the end of its input
         try:
+            worker.wait(patience)
+        except subprocess.TimeoutExpired:
             os.killpg(worker.pid, signal.SIGKILL)     # and the child that is at work
-        except ProcessLookupError:
-            pass
-        worker.stdin.close(), worker.stdout.close(), worker.wait()
+            worker.wait()
+        worker.stdout.close()
 
 
 def close() -> None:
     """Ends the idle workers (also at exit); the next grade starts new ones."""
     while not _idle.empty():
-        _end(_idle.get())
+        _end(_idle.get(), patience=1.0)
     _new_pool()
 
 

@@ -39,7 +39,7 @@ class Config:
     """Problems for the pruning (the pre-training makes its own and avoids all of these)."""
     n_val: int = 128
     """Validation problems, from which checkpoints are selected."""
-    n_test: int = 512
+    n_test: int = 256
     """Test problems."""
     # --- the training
     steps: int = 800

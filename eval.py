@@ -3,6 +3,7 @@
     python eval.py --model out/toy_base --data out/toy_base/test.jsonl --cap 640 --samples 4 --out_dir out/eval_base
     python eval.py --like config/toy.yaml --adapter out/toy/final --out_dir out/eval_final
     python eval.py report out/toy          # summary.json and summary.md of a schedule's run folder
+    python eval.py compare out/toy/base_test out/toy/final_test         # all analyses side by side (analyse.py)
 
 Unlike the paper's evaluation, training, validation and test share one prompt builder, every pass@1 has a
 standard error clustered by problem (the k answers to one problem are not k independent draws), and
@@ -283,7 +284,11 @@ def main(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["report"]:
+    if sys.argv[1:2] == ["compare"]:
+        import analyse  # imports this file
+
+        analyse.main(sys.argv[1:])
+    elif sys.argv[1:2] == ["report"]:
         if len(sys.argv) != 3:
             die("usage: python eval.py report RUN_FOLDER")
         report(sys.argv[2])

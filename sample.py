@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
+warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft and we call the name old and new
 
 # --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
 SYSTEM = (

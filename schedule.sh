@@ -65,4 +65,5 @@ fi
 measure base_test "$TEST" "$(option test_samples 4)"
 measure final_test "$TEST" "$(option test_samples 4)" "${adapter:+$OUT/final}"
 "$PYTHON" eval.py report "$OUT"
+"$PYTHON" plot.py run "$OUT"
 echo "next: python sample.py --model $MODEL${adapter:+ --adapter $OUT/final} --cap $last --problem '...'"

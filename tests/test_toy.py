@@ -46,7 +46,7 @@ def tokenizer(base):
 
 
 def test_splits_are_disjoint_and_their_answers_right():
-    splits = toy.make_splits(toy.Config(n_train=2048))
+    splits = toy.make_splits(toy.Config(n_train=2048, n_val=128, n_test=512))
     assert {k: len(v) for k, v in splits.items()} == {"train": 2048, "val": 128, "test": 512}
     rows = [row for split in splits.values() for row in split]
     assert len({row["problem"] for row in rows}) == len({row["id"] for row in rows}) == len(rows)

@@ -59,7 +59,7 @@ class Options:
     rollout_weights: Literal["auto", "merged", "live"] = "auto"
     """merged: decode from a copy with the LoRA folded in (faster); live: through the 4-bit layers (smaller)."""
     rows: int = 0
-    """Most rollouts decoded at the same time, fewer where memory is short; 0: 256 on CUDA, 128 on a CPU."""
+    """Most rollouts decoded at the same time, fewer where memory is short; 0 means 256."""
     thinking: bool = True
     """The answer counts only after </think>; false for models that do not think aloud."""
     problem_key: str = "problem"
@@ -357,7 +357,7 @@ def kv_bytes_per_token(model) -> int:
 def choose_rows(model, options: Options, tokens_per_row: int) -> int:
     """Rollouts to decode at once: --rows, but no more than fit into 80 % of the card's free memory."""
     if model.device.type != "cuda":
-        return options.rows or 128
+        return options.rows or 256
     free = torch.cuda.mem_get_info(model.device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return int(max(1, min(options.rows or 256, 0.8 * free // (tokens_per_row * kv_bytes_per_token(model)))))
 

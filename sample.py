@@ -406,6 +406,17 @@ class SlotCache:
         self.mask[row], self.length[row] = self.mask[source], self.length[source]
 
 
+def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
+
+    Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
+    On a CPU the product is made in float32; on CUDA it accumulates in float32 and is rounded once at the end.
+    """
+    if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
+        return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+    return head(hidden).float()
+
+
 def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float):
     """Samples one token a row by inverting the distribution function at u.
 
@@ -546,7 +557,7 @@ def generate_rollouts(
             past_key_values=slots,
             use_cache=True,
         ).last_hidden_state                                                      # (n, 1, H)
-        logits = head(hidden[:, 0]).float()                                      # (n, V)
+        logits = float_logits(head, hidden[:, 0])                                # (n, V)
         at = (index, count[:n])
         token[:n], out_logp[at] = pick_token(logits, uniform[at][:, None], temperature, top_p)
         out_ids[at] = token[:n]

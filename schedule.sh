@@ -28,7 +28,7 @@ for cap in $CAPS; do
 done
 [ "$last" != 0 ] || fail "no CAPS: set them in the environment or as caps: in $CONFIG"
 [ -n "$VAL" ] && [ -n "$TEST" ] || fail "$CONFIG needs val_data: and test_data:"
-settings=$(echo "CAPS=$CAPS SEED=$SEED"; cat "$CONFIG")
+settings=$(echo "CAPS=$CAPS SEED=$SEED REFERENCE=${REFERENCE:-base}"; cat "$CONFIG")
 if [ -f "$OUT/schedule.txt" ]; then
     [ "$settings" = "$(cat "$OUT/schedule.txt")" ] || fail "$OUT was made with another CONFIG, CAPS or SEED (see $OUT/schedule.txt); set OUT to a new folder"
 fi
@@ -43,15 +43,18 @@ measure() {  # measure FOLDER DATA SAMPLES [ADAPTER]
         --prompt_cap "$last" --seed "$SEED" --out_dir "$OUT/$1"
 }
 
-# --- the reference of every round's selection: the original model on the validation problems
+# --- the reference of every round's selection: the original model on the validation problems, or with
+# REFERENCE=start each round's own start
 measure base "$VAL" "$(option val_samples 4)"
+reference="$OUT/base/eval.json"
+[ "${REFERENCE:-base}" = base ] || reference=""
 
 # --- the rounds
 adapter=""
 for cap in $CAPS; do
     echo "== cap $cap, from ${adapter:-the bare base}"
     "$PYTHON" train_prune.py --config "$CONFIG" --cap "$cap" --seed "$SEED" --init_adapter "$adapter" \
-        --reference "$OUT/base/eval.json" --out_dir "$OUT/cap$cap"
+        --reference "$reference" --out_dir "$OUT/cap$cap"
     adapter=$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["selected"])' "$OUT/cap$cap/selection.json")
 done
 

@@ -51,6 +51,7 @@ from sample import (
     die,
     encode_prompts,
     fingerprint,
+    float_logits,
     generate_rollouts,
     load_policy,
     load_problems,
@@ -227,7 +228,7 @@ def token_logp(model, ids: torch.Tensor, on: torch.Tensor, temperature: float, c
     states, targets = hidden[:, :-1][on[:, 1:]], ids[:, 1:][on[:, 1:]]           # (N, H), (N,)
 
     def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        logits = head(x).float() / temperature                                   # (chunk, V)
+        logits = float_logits(head, x) / temperature                             # (chunk, V)
         return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.

@@ -114,7 +114,7 @@ class Config(Options):
     """Problems of schedule.sh's last evaluation; not read here."""
     test_samples: int = 16
     """Answers per test problem; not read here."""
-    caps: str = "4000 3000 2000"
+    caps: int | str = "4000 3000 2000"
     """The rounds of schedule.sh; not read here."""
     init_adapter: str = ""
     """Adapter that the round starts from (the one before selected it); empty starts a new LoRA."""

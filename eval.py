@@ -1,7 +1,7 @@
 """pass@1 and length of a base model or an adapter, over k samples a problem.
 
     python eval.py --model out/toy_base --data out/toy_base/test.jsonl --cap 640 --samples 4 --out_dir out/eval_base
-    python eval.py --like config/toy.yaml --adapter out/toy/final --out_dir out/eval_final
+    python eval.py --like config/toy.yaml --adapter out/toy/final --prompt_cap 125 --samples 4 --out_dir out/eval_final
     python eval.py report out/toy          # summary.json and summary.md of a schedule's run folder
     python eval.py compare out/toy/base_test out/toy/final_test         # all analyses side by side (analyse.py)
 
@@ -209,14 +209,14 @@ def report(run: str) -> None:
         f"`python eval.py report {run}` made this page. Model {base['model']}; test: {base['n_problems']} problems x "
         f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, "
         f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
-        "+- is one standard error, clustered by problem.",
+        "+- is one standard error, clustered by problem. In a round's validation the prompt names its own cap.",
         "",
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",
         line("base, validation", "-", reference, reference),
         *(line(f"cap {r['cap']}, validation", r["step"], r, reference) for r in rounds),
         line("base, **test**", "-", base, base),
-        line("final, **test**", rounds[-1]["step"] if rounds else "-", final, base),
+        line("final, **test**", next((r["step"] for r in reversed(rounds) if r["step"]), "-"), final, base),
         "",
         f"Time: {summary['seconds']:.0f} s (evaluations and rounds, model loading left out).",
         "",
@@ -236,8 +236,8 @@ def like(path: str) -> dict:
     """Defaults for this script out of a training config (YAML), by the table LIKE."""
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        die(f"--like {path} does not exist")
+    except OSError:
+        die(f"--like {path!r} cannot be read: name a training config")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         die(f"--like {path} is not YAML: {str(error).splitlines()[0]}")
     return {here: options[name] for name, here in LIKE.items() if name in options}
@@ -253,7 +253,7 @@ def main(cfg: Config) -> None:
     problems = problems[: cfg.max_problems or None]
     policy, tokenizer = load_policy(cfg, cfg.adapter)
     model = rollout_model(policy, cfg, cfg.cap)
-    prompt_cap = cfg.prompt_cap or cfg.cap
+    prompt_cap, texts = cfg.prompt_cap or cfg.cap, [p["problem"] for p in problems]
     started = time.time()
     try:
         rows = evaluate(
@@ -265,7 +265,7 @@ def main(cfg: Config) -> None:
             prompt_cap=prompt_cap,
             temperature=cfg.temperature,
             top_p=cfg.top_p,
-            rows=choose_rows(model, cfg, cfg.cap + 512),
+            rows=choose_rows(model, cfg, cfg.cap + max(map(len, encode_prompts(tokenizer, texts, prompt_cap)))),
             seed=cfg.seed,
             thinking=cfg.thinking,
         )

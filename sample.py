@@ -12,8 +12,8 @@ at every token and returns no log-probs. What this one does instead, in about a 
   when the queue is empty the last live row moves into the hole, so no dead row is ever computed;
 - a prompt is run once, however many answers are sampled from it;
 - the log-prob of each sampled token comes along, from the full softmax at that temperature;
-- the random numbers belong to the request, not to the row: the same seed gives the same answers with
-  8 rows or with 128, which is what makes runs comparable and a retry after out-of-memory exact.
+- the random numbers belong to the request, not to the row: in float32 the same seed gives the same answers
+  with 8 rows or with 128 (in bfloat16 rounding may still turn single tokens), so runs can be compared.
 """
 
 import copy
@@ -172,7 +172,8 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
         for key, value in ((problem_key, problem), (answer_key, answer)):
             if value is None or not str(value).strip():
                 die(f"{source} line {number}: no {key}")
-        rows.append({**row, "id": str(row.get("id") or number), "problem": str(problem), "answer": str(answer)})
+        name = number if row.get("id") in (None, "") else row["id"]
+        rows.append({**row, "id": str(name), "problem": str(problem), "answer": str(answer)})
     if not rows:
         die(f"problem file {source} is empty")
     return rows
@@ -261,7 +262,7 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
 def fingerprint(model) -> str:
     """Sixteen hex digits that tell one base model's weights from another's, the same in 4, 16 and 32 bits.
 
-    Hashes a slice of the embedding and the last norm, which quantisation leaves alone, rounded to bfloat16.
+    Hashes a slice of the embedding and every norm, which quantisation leaves alone, rounded to bfloat16.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     parts = [base.get_input_embeddings().weight[:256]]
@@ -342,24 +343,38 @@ def rollout_model(policy, options: Options, cap: int):
         merged = True
         if base.device.type == "cuda":
             linears = sum(m.in_features * m.out_features for m in base.modules() if isinstance(m, torch.nn.Linear))
-            free = torch.cuda.mem_get_info(base.device)[0]
-            merged = linears * base.dtype.itemsize + 16 * cap * kv_bytes_per_token(base) < 0.6 * free
+            needed = linears * base.dtype.itemsize + 16 * cap * kv_bytes_per_token(base)
+            merged = needed < 0.6 * free_bytes(base.device)
     return merged_copy(policy) if merged else base
+
+
+def head_dim(config) -> int:
+    """Size of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def kv_bytes_per_token(model) -> int:
     """Bytes that one token of one rollout takes in the KV cache."""
     c = model.config
-    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    return 2 * c.num_hidden_layers * c.num_key_value_heads * head_dim * model.dtype.itemsize
+    return 2 * c.num_hidden_layers * c.num_key_value_heads * head_dim(c) * model.dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of the card, with what torch's allocator keeps for reuse."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def choose_rows(model, options: Options, tokens_per_row: int) -> int:
     """Rollouts to decode at once: --rows, but no more than fit into 80 % of the card's free memory."""
     if model.device.type != "cuda":
         return options.rows or 256
-    free = torch.cuda.mem_get_info(model.device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return int(max(1, min(options.rows or 256, 0.8 * free // (tokens_per_row * kv_bytes_per_token(model)))))
+    c = model.config
+    # Attention with a mask repeats one layer's keys and values for every query head; softmax and top_p's
+    # sort take some 64 bytes a logit.
+    repeated = 1 + c.num_attention_heads / (c.num_key_value_heads * c.num_hidden_layers)
+    per_row = tokens_per_row * kv_bytes_per_token(model) * repeated + 64 * c.vocab_size
+    return int(max(1, min(options.rows or 256, 0.8 * free_bytes(model.device) // per_row)))
 
 
 # ---------------------------------------------------------------------------------------- the decode loop
@@ -370,8 +385,7 @@ class SlotCache:
 
     def __init__(self, model, rows: int, width: int):
         c = model.config
-        head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        shape = (rows, c.num_key_value_heads, width, head_dim)
+        shape = (rows, c.num_key_value_heads, width, head_dim(c))
         # Zeros, not empty: a masked position still enters the softmax product, and 0 * NaN is NaN.
         self.keys = [torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(c.num_hidden_layers)]
         self.values = [torch.zeros_like(k) for k in self.keys]
@@ -410,7 +424,7 @@ def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
 
     Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
-    On a CPU the product is made in float32; on CUDA it accumulates in float32 and is rounded once at the end.
+    On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
     """
     if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
         return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
@@ -442,7 +456,7 @@ def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p:
         ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # what stands before it already reaches top_p
         weight = torch.zeros_like(weight).scatter(1, order, ordered)
     cdf = weight.cumsum(-1)
-    # right=True never lands on a token of weight 0; the clamp only guards the last one against rounding.
+    # right=True steps over tokens of weight 0; the clamp guards the last one against rounding.
     token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
     return token[:, 0], logp.gather(1, token)[:, 0]
 
@@ -481,7 +495,7 @@ def generate_rollouts(
         prompts: Token ids of each prompt.
         cap: Most response tokens, the end token included; one number, or one a rollout.
         temperature: 0 is greedy. top_p: in (0, 1].
-        rows: Rollouts decoded at the same time; moves speed and memory, never the result.
+        rows: Rollouts decoded at the same time; moves speed and memory, not the distribution.
         seed: Answer k depends on (seed, k) alone.
         end_ids: Tokens that end a response; by default those of the model's generation config.
         progress: Bar to advance by one for each finished rollout.

@@ -3,13 +3,15 @@
 #
 #   bash schedule.sh                                              # the toy model, CPU or GPU, minutes
 #   CONFIG=config/r1_1.5b_24gb.yaml bash schedule.sh              # a night on one card
-#   CAPS="60" OUT=out/too_tight SEED=1 bash schedule.sh           # other rounds, folder, seed
+#   CAPS="200 150" OUT=out/mine SEED=1 bash schedule.sh           # other rounds, folder, seed
+#   REFERENCE=start OUT=out/mine bash schedule.sh                 # select against each round's start, not the base
 #
 # Killed and called again it goes on where it was: whatever has its eval.json or its `done` is skipped.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 PYTHON=${PYTHON:-python}
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}  # less fragmentation on a card
 CONFIG=${CONFIG:-config/toy.yaml}
 fail() { echo "error: $*" >&2; exit 2; }
 [ -f "$CONFIG" ] || fail "CONFIG=$CONFIG does not exist"
@@ -28,23 +30,27 @@ for cap in $CAPS; do
 done
 [ "$last" != 0 ] || fail "no CAPS: set them in the environment or as caps: in $CONFIG"
 [ -n "$VAL" ] && [ -n "$TEST" ] || fail "$CONFIG needs val_data: and test_data:"
-settings=$(echo "CAPS=$CAPS SEED=$SEED REFERENCE=${REFERENCE:-base}"; cat "$CONFIG")
+[[ ${REFERENCE:-base} =~ ^(base|start)$ ]] || fail "REFERENCE=$REFERENCE: base or start"
+"$PYTHON" train_prune.py --config "$CONFIG" --print_config > /dev/null || exit 2  # a typo now, not in an hour
+# what a run may not change when it goes on: all but comments and what only moves memory and speed
+memory='rows|rollout_weights|tokens_per_micro_batch|head_chunk|gradient_checkpointing|device'
+settings=$(echo "CAPS=$CAPS SEED=$SEED REFERENCE=${REFERENCE:-base}"
+           sed -E 's/[[:space:]]+#.*$//' "$CONFIG" | grep -vE "^[[:space:]]*(#|$)|^($memory):")
 if [ -f "$OUT/schedule.txt" ]; then
     [ "$settings" = "$(cat "$OUT/schedule.txt")" ] || fail "$OUT was made with another CONFIG, CAPS or SEED (see $OUT/schedule.txt); set OUT to a new folder"
 fi
 
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi
 mkdir -p "$OUT"
-echo "$settings" > "$OUT/schedule.txt"
+[ -f "$OUT/schedule.txt" ] || { echo "$settings" > "$OUT/schedule.txt.tmp"; mv "$OUT/schedule.txt.tmp" "$OUT/schedule.txt"; }
 
-# The prompt names the last cap everywhere: the one that the pruned model is trained under and used with.
+# Outside the rounds the prompt names the last cap: the one that the pruned model is trained under and used with.
 measure() {  # measure FOLDER DATA SAMPLES [ADAPTER]
     [ -f "$OUT/$1/eval.json" ] || "$PYTHON" eval.py --like "$CONFIG" --data "$2" --samples "$3" --adapter "${4:-}" \
         --prompt_cap "$last" --seed "$SEED" --out_dir "$OUT/$1"
 }
 
-# --- the reference of every round's selection: the original model on the validation problems, or with
-# REFERENCE=start each round's own start
+# --- the reference of every round's selection: the original model on the validation problems
 measure base "$VAL" "$(option val_samples 4)"
 reference="$OUT/base/eval.json"
 [ "${REFERENCE:-base}" = base ] || reference=""

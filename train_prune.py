@@ -199,10 +199,14 @@ def advantages(rewards: torch.Tensor, how: str) -> torch.Tensor:
 
     >>> advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "center").tolist()
     [[0.5, -0.5], [0.0, 0.0]]
+    >>> advantages(torch.full((1, 8), 0.7), "group").abs().max().item()
+    0.0
 
     Source: GRPO (arXiv:2402.03300) for "group", DLER (arXiv:2510.15110) for "batch", Dr. GRPO for "center".
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
+    # The mean of equal numbers can be one rounding off, which the division would blow up to 0.1.
+    centred[(rewards == rewards[:, :1]).all(dim=1)] = 0.0
     if how == "group":
         return centred / (rewards.std(dim=1, keepdim=True) + 1e-6)
     if how == "batch":
@@ -326,7 +330,8 @@ def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, 
             sampler = torch.cat([r.logp for r in chosen]).to(device)             # (N,)
             each = torch.tensor([len(r.ids) for r in chosen], device=device)
             gain = adv[batch].to(device).repeat_interleave(each)                 # (N,)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            bf16 = device.type == "cuda" and model.get_base_model().dtype == torch.bfloat16
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 if cfg.beta > 0 and epoch == 0:
                     with torch.no_grad(), start_of_round(model):
                         ref[b] = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
@@ -358,7 +363,8 @@ def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, 
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
-    """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no state.
+    """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no
+    state; every round of one seed goes through the problems in the same order.
 
     >>> sorted(batch_of(1, 6, 3, seed=0) + batch_of(2, 6, 3, seed=0))
     [0, 1, 2, 3, 4, 5]
@@ -420,12 +426,14 @@ def claim_folder(cfg: Config) -> None:
     mine = dataclasses.asdict(cfg)
     if path.is_file():
         theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for options in (mine, theirs):  # one folder may be spelled in several ways
+            options |= {k: options.get(k) and os.path.realpath(options[k]) for k in ("out_dir", "reference", "init_adapter")}
         other = [k for k in mine if k not in FREE and mine[k] != theirs.get(k)]
         if other:
             changed = ", ".join(f"{k}: {theirs.get(k)} there, {mine[k]} now" for k in other)
             die(f"--out_dir {cfg.out_dir} was made with other options ({changed}); take another folder, or the same")
         return
-    if Path(cfg.out_dir).is_dir() and any(Path(cfg.out_dir).iterdir()):
+    if Path(cfg.out_dir).is_dir() and any(p.suffix != ".tmp" for p in Path(cfg.out_dir).iterdir()):
         die(f"--out_dir {cfg.out_dir} holds files but no config.yaml: it is not a round's folder; take another")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(mine, sort_keys=False))
@@ -513,6 +521,9 @@ def main(cfg: Config) -> None:
             f"--cap {cfg.cap} and --val_cap {cfg.val_cap} that exceeds the model's context of {context}; lower a cap or "
             "drop the problem"
         )
+    val_longest = max(map(len, encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap)))
+    if val_longest + cfg.val_cap > context:
+        die(f"{cfg.val_data}: a prompt of {val_longest} tokens and --val_cap {cfg.val_cap} exceed the context of {context}")
     claim_folder(cfg)
     sampler = rollout_model(model, cfg, cfg.cap)
     merged = sampler is not model.get_base_model()
@@ -533,12 +544,13 @@ def main(cfg: Config) -> None:
             prompt_cap=cfg.cap,
             temperature=cfg.val_temperature,
             top_p=cfg.val_top_p,
-            rows=choose_rows(sampler, cfg, cfg.val_cap + 512),
+            rows=choose_rows(sampler, cfg, val_longest + cfg.val_cap),
             seed=cfg.seed,
             thinking=cfg.thinking,
             label=label,
         )
-        return metrics(rows), rows
+        setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap, "temperature": cfg.val_temperature, "top_p": cfg.val_top_p}
+        return metrics(rows) | setting | {"seed": cfg.seed, "model": cfg.model, "data": cfg.val_data}, rows
 
     def log(text: str) -> None:
         print(text, flush=True)
@@ -550,7 +562,7 @@ def main(cfg: Config) -> None:
     size = sum(p.numel() for p in parameters)
     log(f"{len(problems)} training and {len(val_problems)} validation problems | {size:,} LoRA parameters")
     if cfg.updates_per_batch == 1:
-        log("note: with one update per batch the loss prints as about 0 while it learns; watch the reward and the length")
+        log("note: with one update per batch the loss is near 0 and says nothing of progress; watch reward and length")
     table = []
     if resume:
         with open(folder / "log.csv", newline="") as f:
@@ -627,7 +639,8 @@ def main(cfg: Config) -> None:
             if merged:
                 refresh_copy(sampler, model)
             result, rows = validate(f"validation after step {step}")
-            result["step"], val_s = step, time.time() - clock
+            result |= {"step": step, "adapter": str(folder / f"step{step:04d}")}
+            val_s = time.time() - clock
             text = markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
 
         # --- 3e. log, with the same names on the line, in the table and in TensorBoard

@@ -41,8 +41,8 @@ import torch
 from tqdm import tqdm
 
 import reward
-from eval import mean_and_se, metrics, write_text
-from sample import Options, choose_rows, die, generate_rollouts, load_policy, parse, rollout_model
+from eval import mean_and_se, metrics
+from sample import Options, choose_rows, die, generate_rollouts, load_policy, parse, rollout_model, write_text
 
 # --- yours to edit: what ends the thinking in budget forcing, and what the judge is told
 CUE = "\n</think>\n\n**Final Answer**\n\\boxed{"

@@ -13,7 +13,6 @@ a rollout that the cap cuts off is wrong whatever stands in it.
 import dataclasses
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from sample import (
     rollout_model,
     rollout_row,
     write_jsonl,
+    write_text,
 )
 
 
@@ -131,13 +131,14 @@ def metrics(rows: list[dict]) -> dict:
 
 
 def evaluate(
-    model, tokenizer, problems, *, samples, cap, prompt_cap, temperature, top_p, rows, seed, thinking, label="eval"
+    model, tokenizer, problems, options: Options, *, samples, cap, prompt_cap, temperature, top_p, label="eval"
 ) -> list[dict]:
     """Graded rollout rows (DESIGN: rollout files) of `samples` answers to each problem. Used by training, too.
 
     Args:
         model: Decoder to sample from (`sample.rollout_model`).
         problems: Rows with `id`, `problem`, `answer`.
+        options: `rows`, `seed` and `thinking` are read.
         label: Text before the progress bar.
     """
     prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], prompt_cap)
@@ -150,16 +151,16 @@ def evaluate(
             cap=cap,
             temperature=temperature,
             top_p=top_p,
-            rows=rows,
-            seed=seed,
+            rows=choose_rows(model, options, max(map(len, prompts)) + cap),
+            seed=options.seed,
             progress=bar,
         )
     result = []
-    for k, rollout in enumerate(rollouts):
-        problem = problems[k // samples]
+    for i, problem in enumerate(problems):
         prompt = build_prompt(tokenizer, problem["problem"], prompt_cap)
-        result.append(rollout_row(problem, k % samples, prompt, rollout))
-    grades = reward.grade([r["response"] for r in result], [r["gold"] for r in result], thinking)
+        for j in range(samples):
+            result.append(rollout_row(problem, j, prompt, rollouts[i * samples + j]))
+    grades = reward.grade([r["response"] for r in result], [r["gold"] for r in result], options.thinking)
     for row, grade in zip(result, grades):
         row["answer"], row["correct"] = grade.answer, grade.correct
         row["reward"] = reward.thinkprune(grade.correct, row["finished"], row["n_tokens"], cap)
@@ -225,13 +226,6 @@ def report(run: str) -> None:
     print("\n".join(lines))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes beside, then renames: a cut-off write leaves what was there."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
 def like(path: str) -> dict:
     """Defaults for this script out of a training config (YAML), by the table LIKE."""
     try:
@@ -253,27 +247,24 @@ def main(cfg: Config) -> None:
     problems = problems[: cfg.max_problems or None]
     policy, tokenizer = load_policy(cfg, cfg.adapter)
     model = rollout_model(policy, cfg, cfg.cap)
-    prompt_cap, texts = cfg.prompt_cap or cfg.cap, [p["problem"] for p in problems]
+    prompt_cap = cfg.prompt_cap or cfg.cap
     started = time.time()
     try:
         rows = evaluate(
             model,
             tokenizer,
             problems,
+            cfg,
             samples=cfg.samples,
             cap=cfg.cap,
             prompt_cap=prompt_cap,
             temperature=cfg.temperature,
             top_p=cfg.top_p,
-            rows=choose_rows(model, cfg, cfg.cap + max(map(len, encode_prompts(tokenizer, texts, prompt_cap)))),
-            seed=cfg.seed,
-            thinking=cfg.thinking,
         )
     except ValueError as error:
         die(f"{cfg.data}: {error}")
     result = metrics(rows) | dataclasses.asdict(cfg)
     result |= {"prompt_cap": prompt_cap, "seconds": round(time.time() - started, 1)}
-    out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / "rollouts.jsonl", rows)
     write_text(out / "eval.json", json.dumps(result, indent=1) + "\n")
     se = "" if result["pass@1_se"] is None else f" +- {100 * result['pass@1_se']:.1f}"

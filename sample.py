@@ -628,13 +628,18 @@ def rollout_row(problem: dict, sample: int, prompt: str, rollout: Rollout) -> di
     }
 
 
-def write_jsonl(path: str | Path, rows: list[dict]) -> None:
-    """Writes rows as JSON lines, beside first and then in place, so that a cut-off write leaves no half file."""
+def write_text(path: str | Path, text: str) -> None:
+    """Writes beside first and then in place, so that a cut-off write leaves what was there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def write_jsonl(path: str | Path, rows: list[dict]) -> None:
+    """Writes rows as JSON lines."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def parse(config_class, **kwargs):

@@ -43,7 +43,7 @@ from torch.utils.checkpoint import checkpoint
 
 import families
 import reward
-from eval import evaluate, metrics, write_text
+from eval import evaluate, metrics
 from sample import (
     Options,
     Rollout,
@@ -58,6 +58,7 @@ from sample import (
     parse,
     refresh_copy,
     rollout_model,
+    write_text,
 )
 
 
@@ -539,14 +540,12 @@ def main(cfg: Config) -> None:
             sampler,
             tokenizer,
             val_problems,
+            cfg,
             samples=cfg.val_samples,
             cap=cfg.val_cap,
             prompt_cap=cfg.cap,
             temperature=cfg.val_temperature,
             top_p=cfg.val_top_p,
-            rows=choose_rows(sampler, cfg, val_longest + cfg.val_cap),
-            seed=cfg.seed,
-            thinking=cfg.thinking,
             label=label,
         )
         setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap, "temperature": cfg.val_temperature, "top_p": cfg.val_top_p}

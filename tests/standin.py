@@ -128,3 +128,18 @@ def make_tiny(folder, layers: int = 1, hidden: int = 64, vocab: int = 320,
                bos_token_id=None, eos_token_id=bpe.token_to_id("<|im_end|>"),
                pad_token_id=bpe.token_to_id("<|pad|>"), tie_word_embeddings=True)
     return str(folder)
+
+
+def with_lora(path, std: float = 0.1, seed: int = 0, load_4bit: bool = True):
+    """(policy, tokenizer): the model with a LoRA that changes something (PEFT starts B at 0)."""
+    from peft import LoraConfig, get_peft_model
+
+    from sample import Options, load_policy
+
+    torch.manual_seed(seed)
+    base, tokenizer = load_policy(Options(model=str(path), load_4bit=load_4bit, device="cpu"))
+    policy = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+    for name, p in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=std)
+    return policy, tokenizer

@@ -8,7 +8,7 @@ import torch
 
 import sample
 from sample import Options, generate_rollouts, load_policy, load_problems, merged_copy, pick_token, refresh_copy
-from standin import make_r1_standin, make_tiny
+from standin import make_r1_standin, make_tiny, with_lora
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,6 @@ def model(tiny):
 def prompts():
     rng = random.Random(0)
     return [[rng.randrange(300) for _ in range(n)] for n in (5, 70, 1, 33, 9)]
-
-
-def with_lora(path, seed=0, **options):
-    """NF4 (or not) base with a LoRA that changes something (PEFT starts B at 0)."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    base, tokenizer = load_policy(Options(model=path, device="cpu", **options))
-    policy = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
-    for name, p in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.1)
-    return policy, tokenizer
 
 
 def plain_logp(model, rollout, temperature=1.0):

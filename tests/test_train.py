@@ -13,7 +13,7 @@ import yaml
 
 import train_prune
 from sample import Options, Rollout, generate_rollouts, load_policy
-from standin import make_r1_standin
+from standin import make_r1_standin, with_lora
 from train_prune import Config, advantages, batch_of, make_reward, micro_batches, policy_loss, select, token_logp, update_policy
 
 
@@ -53,18 +53,6 @@ def cfg(r1, problems, tmp_path):
         beta=0.01,
         device="cpu",
     )
-
-
-def policy(r1, seed=0, load_4bit=True):
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    base, tokenizer = load_policy(Options(model=r1, load_4bit=load_4bit, device="cpu"))
-    model = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.05)
-    return model, tokenizer
 
 
 def rollouts_of(model, tokenizer, n=6):
@@ -161,7 +149,7 @@ def test_selection_takes_the_shortest_within_ten_percent_and_else_none():
 
 
 def test_only_response_tokens_have_logits_and_they_match_a_plain_forward(r1):
-    model, _ = policy(r1)
+    model, _ = with_lora(r1, std=0.05)
     ids = torch.tensor([[5, 6, 7, 8, 0], [9, 10, 11, 12, 13]])
     on = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]]).bool()
     ours = token_logp(model, ids, on, temperature=0.7, chunk=2)
@@ -172,7 +160,7 @@ def test_only_response_tokens_have_logits_and_they_match_a_plain_forward(r1):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_splitting_the_batch_changes_nothing(r1, beta):
-    model, tokenizer = policy(r1)
+    model, tokenizer = with_lora(r1, std=0.05)
     rollouts = rollouts_of(model, tokenizer)
     adv = torch.tensor([1.0, -0.5, 0.3, 0.0, 0.0, -2.0])
 
@@ -188,7 +176,7 @@ def test_splitting_the_batch_changes_nothing(r1, beta):
 
 
 def test_skipping_dead_rollouts_changes_no_gradient(r1):
-    model, tokenizer = policy(r1)
+    model, tokenizer = with_lora(r1, std=0.05)
     rollouts = rollouts_of(model, tokenizer)
     adv = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, -1.0])
     skipped, _ = gradient_of(model, rollouts, adv, Config(beta=0.0))
@@ -198,19 +186,19 @@ def test_skipping_dead_rollouts_changes_no_gradient(r1):
 
 
 def test_only_the_lora_learns_and_the_reference_stays(r1, cfg):
-    model, tokenizer = policy(r1)
+    model, tokenizer = with_lora(r1, std=0.05)
     seen, _ = gradient_of(model, rollouts_of(model, tokenizer), torch.ones(6), Config(beta=0.0))
     assert seen and all("lora_" in name for name in seen)
 
 
 def test_a_gradient_that_is_no_number_skips_the_update(r1):
-    model, tokenizer = policy(r1)
+    model, tokenizer = with_lora(r1, std=0.05)
     seen, stats = gradient_of(model, rollouts_of(model, tokenizer), torch.full((6,), torch.inf), Config(beta=0.0))
     assert stats["skipped"] == 1 and not seen
 
 
 def test_all_groups_dead_is_no_update(r1):
-    model, tokenizer = policy(r1)
+    model, tokenizer = with_lora(r1, std=0.05)
     seen, stats = gradient_of(model, rollouts_of(model, tokenizer), torch.zeros(6), Config(beta=0.0))
     assert not seen and stats["grad"] == 0 and stats["loss"] == 0
 

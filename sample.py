@@ -381,29 +381,74 @@ def choose_rows(model, options: Options, tokens_per_row: int) -> int:
 
 
 class SlotCache:
-    """KV cache of fixed rows, each with its own length. Rows 0..n-1 are live; the model only calls `update`."""
+    """KV cache of fixed rows, each with its own length, and the attention over it. Rows 0..n-1 are live.
 
-    def __init__(self, model, rows: int, width: int):
-        c = model.config
-        shape = (rows, c.num_key_value_heads, width, head_dim(c))
-        # Zeros, not empty: a masked position still enters the softmax product, and 0 * NaN is NaN.
-        self.keys = [torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(c.num_hidden_layers)]
-        self.values = [torch.zeros_like(k) for k in self.keys]
-        self.mask = torch.full((rows, 1, 1, width), -torch.inf, dtype=model.dtype, device=model.device)
-        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)    # (rows,) tokens in the cache
-        self.index = torch.arange(rows, device=model.device)
-        self.live, self.width = 0, 0
+    A `transformers` decoder calls `update` once a layer; what that returns goes, unread, to the attention function,
+    which is `slot_attention` below. There are two ways to attend:
 
-    def open(self, live: int, width: int) -> None:
-        """Makes room for one more token in each of the first `live` rows, of which the longest has `width`."""
-        self.live, self.width = live, width
-        self.mask[self.index[:live], 0, 0, self.length[:live]] = 0
+    - `varlen_attn` reads what each row has and no more (CUDA in 16 bits);
+    - elsewhere a masked attention reads the width of the longest row. So that one long row does not make every row
+      read its width, rows stand roughly sorted, longest first, in a few bands that each read their own width.
+
+    Args:
+        width: Most tokens of a row.
+        varlen: Use `varlen_attn`.
+    """
+
+    def __init__(self, model, rows: int, width: int, varlen: bool = False):
+        c, device = model.config, model.device
+        self.rows, self.width, self.varlen = rows, width, varlen
+        self.heads, self.dim = c.num_key_value_heads, head_dim(c)
+        self.band = rows if varlen else max(8, rows // 8)                         # rows of a band
+        self.bands: list[tuple[int, int, int]] = []                              # (first, behind last, width); none: all
+        # Zeros, not empty: a masked position still enters the product, and 0 * NaN is NaN. varlen_attn wants the
+        # tokens of a row one after the other; the masked attention is faster where those of a head are.
+        shape = (rows, width, self.heads, self.dim) if varlen else (rows, self.heads, width, self.dim)
+        stores = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(2 * c.num_hidden_layers)]
+        stores = [s.transpose(1, 2) if varlen else s for s in stores]            # (rows, KV heads, width, dim) each
+        self.keys, self.values = stores[0::2], stores[1::2]
+        self.length = torch.zeros(rows, dtype=torch.long, device=device)         # (rows,) tokens in the cache
+        self.index = torch.arange(rows, device=device)
+        self.mask = torch.full((rows, 1, 1, 1 if varlen else width), -torch.inf, dtype=model.dtype, device=device)
+        self.used = torch.zeros(rows, dtype=torch.int32, device=device)          # (rows,) length with the new token
+        self.starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+
+    def open(self, n: int) -> None:
+        """Makes room for one more token in each of the first `n` rows."""
+        if self.varlen:
+            self.used[:n] = self.length[:n] + 1
+        else:
+            self.mask[self.index[:n], 0, 0, self.length[:n]] = 0
 
     def update(self, key, value, layer: int, *args, **kwargs):
-        """Stores one token a row, (n, heads, 1, dim); returns all of the live rows', (n, heads, width, dim)."""
-        n, at = self.live, (self.index[: self.live], slice(None), self.length[: self.live])
+        """Stores one token a row, (n, KV heads, 1, dim)."""
+        n = len(key)
+        at = (self.index[:n], slice(None), self.length[:n])
         self.keys[layer][at], self.values[layer][at] = key[:, :, 0], value[:, :, 0]
-        return self.keys[layer][:n, :, : self.width], self.values[layer][:n, :, : self.width]
+        return self, layer
+
+    def attend(self, layer: int, query: torch.Tensor, scale: float | None) -> torch.Tensor:
+        """One query a row over the row's keys: (n, heads, 1, dim) -> (n, 1, heads, dim)."""
+        n, heads = query.shape[:2]
+        keys, values = self.keys[layer], self.values[layer]
+        if self.varlen:
+            from torch.nn.attention.varlen import varlen_attn  # here, because it takes a second to import
+
+            k, v = (store.transpose(1, 2).flatten(0, 1) for store in (keys, values))  # (rows * width, KV heads, dim)
+            starts = self.starts[: n + 1]
+            return varlen_attn(
+                query[:, :, 0], k, v, starts, starts * self.width, 1, self.width, scale=scale, enable_gqa=True,
+                seqused_k=self.used[:n],
+            )[:, None]
+        # The heads that share a key head are its queries: nothing is repeated.
+        query = query.reshape(n, self.heads, heads // self.heads, self.dim)
+        out = [
+            F.scaled_dot_product_attention(
+                query[a:b], keys[a:b, :, :w], values[a:b, :, :w], attn_mask=self.mask[a:b, :, :, :w], scale=scale
+            )
+            for a, b, w in self.bands or [(0, n, self.width)]
+        ]
+        return torch.cat(out).view(n, 1, heads, self.dim)
 
     def fill(self, row: int, prompt, b: int, length: int) -> None:
         """Starts a row from element `b` of a prefilled batch of prompts."""
@@ -418,6 +463,58 @@ class SlotCache:
         for store in (*self.keys, *self.values):
             store[row, :, :length] = store[source, :, :length]
         self.mask[row], self.length[row] = self.mask[source], self.length[source]
+
+
+def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, scaling=None, **kwargs):
+    """Attention function of `transformers` while rollouts are decoded; the cache came out of its `update`."""
+    return cache.attend(layer, query, scaling), None
+
+
+def can_varlen(model) -> bool:
+    """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
+    c, device = model.config, model.device
+    if device.type != "cuda":
+        return False
+    one = torch.tensor([0, 1], dtype=torch.int32, device=device)
+    query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=device)
+    key = query[:, : c.num_key_value_heads].contiguous()
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        varlen_attn(query, key, key, one, one, 1, 1, enable_gqa=True, seqused_k=one[1:])
+    except (ImportError, RuntimeError, TypeError):  # no kernel for this card or type, or an older torch
+        return False
+    return True
+
+
+def graphed(step: Callable[[int], None], rows: int) -> Callable[[int], None]:
+    """Returns `step` for CUDA as one graph for each of a few row counts: a step then costs one launch, not hundreds.
+
+    `step(n)` may touch only tensors that stay where they are, and has to leave the rows behind the live ones as they
+    are. The first time that a row count comes up, the step is run and then captured, which does not run it again.
+    On a CPU the same padded row counts are run without a graph: that is what the tests see.
+    """
+    sizes = sorted({1, 2, 4, *range(8, 64, 8), *range(64, rows, 32), rows})
+    graphs, pool, possible = {}, None, torch.cuda.is_available()
+
+    def run(n: int) -> None:
+        nonlocal pool, possible
+        size = next(s for s in sizes if s >= n)
+        if size in graphs:
+            return graphs[size].replay()
+        step(size)
+        if possible:
+            pool = pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, pool=pool):
+                    step(size)
+                graphs[size] = graph
+            except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
+                possible = False
+                print(f"note: decoding without CUDA graphs ({str(error).splitlines()[0]})", file=sys.stderr)
+
+    return run
 
 
 def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -453,7 +550,8 @@ def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p:
     weight = logp.exp()
     if top_p < 1:
         ordered, order = weight.sort(dim=-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # what stands before it already reaches top_p
+        # A token is out if what stands before it already reaches top_p.
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
         weight = torch.zeros_like(weight).scatter(1, order, ordered)
     cdf = weight.cumsum(-1)
     # right=True steps over tokens of weight 0; the clamp guards the last one against rounding.
@@ -487,6 +585,7 @@ def generate_rollouts(
     end_ids: Sequence[int] | None = None,
     progress: tqdm | None = None,
     on_token: Callable[[int, int], None] | None = None,
+    decode: Literal["auto", "graph", "eager"] = "auto",
 ) -> list[Rollout]:
     """Samples `samples` capped answers to each prompt; element i * samples + j is answer j to prompt i.
 
@@ -500,9 +599,11 @@ def generate_rollouts(
         end_ids: Tokens that end a response; by default those of the model's generation config.
         progress: Bar to advance by one for each finished rollout.
         on_token: Called with (rollout, token) for every token as it is sampled.
+        decode: graph: one CUDA graph a step (auto: where `varlen_attn` works and the weights are not 4-bit).
 
     Raises:
-        ValueError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context.
+        ValueError: An option outside its range, an empty prompt, prompt + cap beyond the model's context, or a
+            model with sliding-window layers.
     """
     total = len(prompts) * samples
     caps = list(cap) if isinstance(cap, Sequence) else [cap] * total
@@ -520,24 +621,48 @@ def generate_rollouts(
             f"the longest prompt ({max(len(p) for p in prompts)} tokens) and the cap ({max(caps)}) exceed the model's "
             f"context of {context}; lower the cap or drop the prompt"
         )
+    if any(kind != "full_attention" for kind in getattr(model.config, "layer_types", None) or []):
+        raise ValueError("the model has layers without full attention (sliding window?), which this cache cannot hold")
     if end_ids is None:
         end = model.generation_config.eos_token_id
         end_ids = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
-    rows = min(rows, total)
-    longest = max(caps)
-    was_training = model.training
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("slots", slot_attention)
+    rows, longest = min(rows, total), max(caps)
+    was_training, attention = model.training, model.config._attn_implementation
     model.eval()  # gradient checkpointing, which is on in training mode, would drop the cache
     decoder, head, device = model.get_decoder(), model.get_output_embeddings(), model.device
-    slots = SlotCache(model, rows, max(len(p) for p in prompts) + longest)
+    slots = SlotCache(model, rows, max(len(p) for p in prompts) + longest, varlen=can_varlen(model))
     ends = torch.tensor(sorted(set(end_ids)), device=device)
-    cap_of = torch.zeros(rows, dtype=torch.long, device=device)
-    count = torch.zeros(rows, dtype=torch.long, device=device)                   # (rows,) response tokens so far
-    token = torch.zeros(rows, dtype=torch.long, device=device)                   # (rows,) input of the next step
+    zeros = torch.zeros(rows, dtype=torch.long, device=device)
+    cap_of, count, token, alive = zeros.clone(), zeros.clone(), zeros.clone(), zeros.clone()
+    # (rows,) each: cap; response tokens so far; input of the next step; 1 where a live row is, else 0
+    ended = zeros.bool()
     uniform = torch.zeros(rows, longest, device=device)                          # (rows, cap) each row's random numbers
     out_ids = torch.zeros(rows, longest, dtype=torch.long, device=device)
     out_logp = torch.zeros(rows, longest, device=device)
-    request, length = [0] * rows, [0] * rows                                     # on the host, so that nothing waits
     queue, prefilled, results = deque(range(total)), {}, [None] * total
+    # On the host, so that nothing waits for the device: each row's request, and the step at which its length was 0.
+    request, since, now = [0] * rows, [0] * rows, 0
+
+    def step(n: int) -> None:
+        """One token for the first n rows. Touches no row that is not alive: `graphed` rounds n up."""
+        slots.open(n)
+        hidden = decoder(
+            input_ids=token[:n, None],
+            attention_mask=slots.mask[:n, :, :, :1],  # unread by slot_attention; four dimensions make no other one
+            position_ids=slots.length[:n, None],
+            past_key_values=slots,
+            use_cache=True,
+        ).last_hidden_state                                                      # (n, 1, H)
+        logits = float_logits(head, hidden[:, 0])                                # (n, V)
+        at = (slots.index[:n], count[:n])
+        token[:n], out_logp[at] = pick_token(logits, uniform[at][:, None], temperature, top_p)
+        out_ids[at] = token[:n]
+        count[:n] += alive[:n]
+        slots.length[:n] += alive[:n]
+        ended[:n] = (token[:n, None] == ends).any(-1) | (count[:n] >= cap_of[:n])
 
     def start(row: int) -> None:
         """Takes the next request off the queue into a row."""
@@ -546,65 +671,71 @@ def generate_rollouts(
         if i not in prefilled:
             prefilled.clear()  # requests come prompt by prompt: earlier prompts are done with
             batch = range(i, min(len(prompts), i + max(1, 4096 // max(len(p) for p in prompts[i : i + 64])), i + 64))
+            model.config._attn_implementation = attention
             cache = prefill(model, [prompts[j] for j in batch])
+            model.config._attn_implementation = "slots"
             prefilled.update({j: (cache, b) for b, j in enumerate(batch)})
         # The last prompt token is the first input of the loop: its logits give the first response token.
         slots.fill(row, *prefilled[i], len(prompts[i]) - 1)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + k) % 2**63)
         # Just below 1, or rounding in u * cdf could step behind the last token.
         uniform[row, : caps[k]] = torch.rand(caps[k], generator=generator).clamp(max=1 - 2**-20).to(device)
-        request[row], length[row] = k, len(prompts[i]) - 1
-        token[row], count[row], cap_of[row] = prompts[i][-1], 0, caps[k]
+        request[row], since[row] = k, now - (len(prompts[i]) - 1)
+        token[row], count[row], cap_of[row], alive[row] = prompts[i][-1], 0, caps[k], 1
 
-    live = 0
-    while queue or live:
-        while queue and live < rows:
-            start(live)
-            live += 1
-        # --- one token for every live row
-        n, index = live, slots.index[:live]
-        slots.open(n, max(length[:n]) + 1)
-        hidden = decoder(
-            input_ids=token[:n, None],
-            attention_mask=slots.mask[:n, :, :, : slots.width],
-            position_ids=slots.length[:n, None],
-            past_key_values=slots,
-            use_cache=True,
-        ).last_hidden_state                                                      # (n, 1, H)
-        logits = float_logits(head, hidden[:, 0])                                # (n, V)
-        at = (index, count[:n])
-        token[:n], out_logp[at] = pick_token(logits, uniform[at][:, None], temperature, top_p)
-        out_ids[at] = token[:n]
-        count[:n] += 1
-        slots.length[:n] += 1
-        for row in range(n):
-            length[row] += 1
-        if on_token:
-            for row, t in enumerate(token[:n].tolist()):
-                on_token(request[row], t)
-        # --- rows that ended: hand out, then refill or close the gap (from the back, so the last row is live)
-        ended = torch.isin(token[:n], ends)
-        for row in (ended | (count[:n] >= cap_of[:n])).nonzero()[:, 0].flip(0).tolist():
-            k, made = request[row], int(count[row])
-            ids = out_ids[row, :made].tolist()
-            finished = ids[-1] in end_ids
-            text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
-            results[k] = Rollout(prompts[k // samples], ids, out_logp[row, :made].cpu().clone(), finished, text)
-            if progress is not None:
-                progress.tokens = getattr(progress, "tokens", 0) + made
-                rate = progress.tokens / max(1e-9, progress.format_dict["elapsed"])
-                progress.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
-                progress.update()
-            if queue:
-                start(row)
-            else:
-                live -= 1
-                if row != live:
-                    slots.move(live, row, length[live])
-                    for store in (count, token, cap_of, uniform, out_ids, out_logp):
-                        store[row] = store[live]
-                    request[row], length[row] = request[live], length[live]
-    model.train(was_training)
+    def move(source: int, row: int) -> None:
+        """Puts a live row into the place of one that ended."""
+        slots.move(source, row, now - since[source])
+        for store in (count, token, cap_of, alive, uniform, out_ids, out_logp):
+            store[row] = store[source]
+        request[row], since[row] = request[source], since[source]
+
+    four_bit = any(getattr(p, "quant_state", None) is not None for p in model.parameters())
+    graph = decode == "graph" or (decode == "auto" and slots.varlen and not four_bit)
+    run = graphed(step, rows) if graph else step
+    try:
+        model.config._attn_implementation = "slots"
+        live = 0
+        while queue or live:
+            while queue and live < rows:
+                start(live)
+                live += 1
+            bands = [(a, min(live, a + slots.band)) for a in range(0, live, slots.band)]
+            slots.bands = [] if graph else [(a, b, now - min(since[a:b]) + 1) for a, b in bands]  # a graph is of one width
+            run(live)
+            now += 1
+            if on_token:
+                for row, t in enumerate(token[:live].tolist()):
+                    on_token(request[row], t)
+            # --- rows that ended, from the back, so that the rows behind them are live: hand out, then refill
+            for row in ended[:live].nonzero()[:, 0].flip(0).tolist():
+                k = request[row]
+                made = now - since[row] - (len(prompts[k // samples]) - 1)
+                ids = out_ids[row, :made].tolist()
+                finished = ids[-1] in end_ids
+                text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
+                results[k] = Rollout(prompts[k // samples], ids, out_logp[row, :made].cpu().clone(), finished, text)
+                if progress is not None:
+                    progress.tokens = getattr(progress, "tokens", 0) + made
+                    rate = progress.tokens / max(1e-9, progress.format_dict["elapsed"])
+                    progress.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+                    progress.update()
+                # The longest row of each band behind moves one band up, so that the hole comes to the last band.
+                for a, b in bands:
+                    if row < a < live:
+                        oldest = min(range(a, min(b, live)), key=since.__getitem__)
+                        move(oldest, row)
+                        row = oldest
+                if queue:
+                    start(row)
+                else:
+                    live -= 1
+                    if row != live:
+                        move(live, row)
+                    alive[live] = count[live] = slots.length[live] = 0
+    finally:
+        model.config._attn_implementation = attention
+        model.train(was_training)
     return results
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+import torch.nn.attention.varlen
 
 import sample
 from sample import Options, generate_rollouts, load_policy, load_problems, merged_copy, pick_token, refresh_copy
@@ -68,6 +69,70 @@ def test_the_number_of_rows_changes_no_answer(model, prompts):
     model, tokenizer = model
     answers = [[r.ids for r in generate_rollouts(model, tokenizer, prompts, 3, cap=30, rows=rows, seed=7)] for rows in (1, 4, 99)]
     assert answers[0] == answers[1] == answers[2]
+
+
+def ragged_attention(query, key, value, starts_q, starts_k, max_q, max_k, *, scale, enable_gqa, seqused_k):
+    """What varlen_attn says it does, row by row: the CPU has no kernel for it."""
+    assert enable_gqa and max_q == 1 and starts_q.tolist() == list(range(len(query) + 1))
+    assert key.is_contiguous() and value.is_contiguous() and int(starts_k[1]) == max_k
+    out = []
+    for q, start, n in zip(query, starts_k.tolist(), seqused_k.tolist()):
+        k, v = key[start : start + n], value[start : start + n]                  # (n, KV heads, dim)
+        k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (k, v))
+        weight = (torch.einsum("hd,nhd->hn", q, k) * scale).softmax(-1)
+        out.append(torch.einsum("hn,nhd->hd", weight, v))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("how", ["bands", "padded rows as in a graph", "varlen"])
+def test_every_way_to_decode_gives_the_same_answers(model, prompts, monkeypatch, how):
+    model, tokenizer = model
+    want = [generate_rollouts(model, tokenizer, prompts, 16, cap=[n % 37 + 1 for n in range(80)], rows=1, seed=3)]
+    if how == "varlen":
+        monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", ragged_attention)
+        monkeypatch.setattr(sample, "can_varlen", lambda model: True)
+    for decode, rows in (("eager", 21),) if how == "bands" else (("graph", 21), ("graph", 80)):
+        got = generate_rollouts(
+            model, tokenizer, prompts, 16, cap=[n % 37 + 1 for n in range(80)], rows=rows, seed=3, decode=decode
+        )
+        assert [r.ids for r in got] == [r.ids for r in want[0]]
+        assert all(torch.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(got, want[0]))
+
+
+def test_rows_that_ended_are_not_read_or_written(model, prompts, monkeypatch):
+    """In 16 rows two are left at the end: the padded step may run more rows, but only these go on."""
+    model, tokenizer = model
+    alive = []
+    plain = sample.SlotCache.open
+    monkeypatch.setattr(sample.SlotCache, "open", lambda self, n: (alive.append((n, self.length.tolist())), plain(self, n))[1])
+    generate_rollouts(model, tokenizer, prompts[:1], 16, cap=[2] * 14 + [30] * 2, rows=16, decode="graph", end_ids=[-1])
+    assert alive[-1][0] == 2 and alive[-1][1][2:] == [0] * 14
+
+
+def test_attention_and_mode_of_the_model_are_given_back_also_after_an_error(model, prompts):
+    model, tokenizer = model
+    before = model.config._attn_implementation
+    model.train()
+    with pytest.raises(ZeroDivisionError):
+        generate_rollouts(model, tokenizer, prompts, cap=5, on_token=lambda *_: 1 / 0)
+    assert model.config._attn_implementation == before and model.training
+    model.eval()
+
+
+def test_sliding_window_layers_are_refused(model, prompts, monkeypatch):
+    model, tokenizer = model
+    monkeypatch.setattr(model.config, "layer_types", ["full_attention", "sliding_attention"])
+    with pytest.raises(ValueError, match="sliding window"):
+        generate_rollouts(model, tokenizer, prompts, cap=5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("decode", ["graph", "eager"])
+def test_on_cuda_graph_and_eager_decode_what_the_cpu_does(tiny, prompts, decode):
+    model, tokenizer = load_policy(Options(model=tiny, load_4bit=False, device="cpu"))
+    want = generate_rollouts(model, tokenizer, prompts, 4, cap=30, temperature=0, rows=9)
+    got = generate_rollouts(model.cuda(), tokenizer, prompts, 4, cap=30, temperature=0, rows=9, decode=decode)
+    assert [r.ids for r in got] == [r.ids for r in want]
 
 
 def test_seed_and_sample_change_the_answer(model, prompts):

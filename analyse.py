@@ -76,7 +76,7 @@ class Config(Options):
     """words: phrases of reflection."""
     working: list[str] = field(default_factory=lambda: ["Therefore", "let me compute"])
     """words: phrases of plain work."""
-    tokens_per_batch: int = 8192
+    tokens_per_batch: int = 2048
     """perplexity: padded tokens per forward; moves speed and memory, never the result."""
     prompts: bool = False
     """baselines: also measure A's model with each of PROMPTS (top of analyse.py), as A was measured."""
@@ -119,8 +119,11 @@ def measure(run: Run, caps: list[int], chance: dict) -> dict:
         curve.append({"cap": cap, "pass@1": right["value"], "pass@1_se": right["se"]})
         curve[-1] |= {"mean_tokens": tokens["value"], "mean_tokens_se": tokens["se"]}
     figures = metrics(run.rows)
+    rate = figures["pass@1"] / figures["mean_tokens"]
     return figures | {
-        "pass@1_per_1k_tokens": 1000 * figures["pass@1"] / figures["mean_tokens"],
+        "pass@1_per_1k_tokens": 1000 * rate,
+        # The error of a quotient of two means, to first order: that of its residuals (Cochran 1977, section 6.4).
+        "pass@1_per_1k_tokens_se": point(1000 * (run.right - rate * run.tokens) / figures["mean_tokens"])["se"],
         **{kind: {k: point(values) for k, values in by_k.items()} for kind, by_k in chance.items()},
         "lengths": {"all": spread(run.tokens > 0), "right": spread(run.right), "wrong": spread(~run.right)},
         "curve": curve,
@@ -461,7 +464,14 @@ def analyse_perplexity(runs: list[Run], cfg: Config) -> dict:
 
 
 def num(x: float | None, digits: int = 1, scale: float = 1.0, se: float | None = None) -> str:
-    return "-" if x is None else f"{scale * x:.{digits}f}" + ("" if se is None else f" +- {scale * se:.{digits}f}")
+    """A number as a cell: "-" for none, no minus before a zero.
+
+    >>> num(0.8624, 1, 100, 0.0139), num(-0.0001), num(None)
+    ('86.2 +- 1.4', '0.0', '-')
+    """
+    if x is None:
+        return "-"
+    return f"{round(scale * x, digits) + 0.0:.{digits}f}" + ("" if se is None else f" +- {scale * se:.{digits}f}")
 
 
 def gap(d: dict, digits: int = 1, scale: float = 1.0, verdict: bool = True) -> str:
@@ -499,7 +509,7 @@ def show_metrics(r: dict) -> list[str]:
         cells = [num(r[s][key], digits, scale, r[s].get(key + "_se")) for s in sides]
         rows.append([text, *cells, gap(d[key], digits, scale) if d else ""])
     for kind in ("pass@k", "cons@k"):
-        for k in [k for k in max((r[s][kind] for s in sides), key=len) if int(k) > 1]:
+        for k in sorted({k for s in sides for k in r[s][kind] if int(k) > 1}, key=int):
             found = [r[s][kind].get(k, {"value": None, "se": None}) for s in sides]
             cells = [num(x["value"], 1, 100, x["se"]) for x in found]
             rows.append([f"{kind[:5]}{k}, %", *cells, gap(d[kind][k], 1, 100) if k in d.get(kind, {}) else ""])
@@ -524,7 +534,9 @@ def show_baselines(r: dict) -> list[str]:
     cells = [[x for s in "AB" for x in (v[s]["k"], num(v[s]["tokens"], 0), num(v[s]["value"], 1, 100, v[s]["se"]))]
              + [gap(v["difference"], 1, 100)] for v in r["votes"]]
     more = "`--prompts true` measures A's model with other prompts, too."
-    return [*table(head, rows), *([more, ""] if len(r["rows"]) == 2 else []),
+    if len(r["rows"]) > 2:
+        more = "A model that knows one prompt only, as the toy does, loses accuracy by any other, however it thinks."
+    return [*table(head, rows), more, "",
             "The majority of as many answers of B as A's tokens pay for (at least one, at most all samples):", "",
             *table(["votes of A", "tokens", "right, %", "votes of B", "tokens", "right, %", "B - A [95 %]"], cells)]
 
@@ -568,9 +580,11 @@ def show_perplexity(r: dict) -> list[str]:
 
 def show_behaviours(r: dict) -> list[str]:
     counts = ", ".join(f"{r['steps'][s]} of {s} ({r['invalid'][s]} without a valid label)" for s in r["steps"])
-    return [f"Judge: {r['judge']}; steps: {counts}.", "",
-            *side_table(r, "share of steps, %", {p: p for p in r["A"]}, lambda s, p: gap(r[s][p], 1, 100, False),
-                        "difference", "B - A, points", 1, 100)]
+    lines = [f"Judge: {r['judge']}; steps: {counts}.", ""]
+    if all(x["value"] is None for side in r["steps"] for x in r[side].values()):
+        return [*lines, "The judge has named no phase at all.", ""]
+    return lines + side_table(r, "share of steps, %", {p: p for p in r["A"]}, lambda s, p: gap(r[s][p], 1, 100, False),
+                              "difference", "B - A, points", 1, 100)
 
 
 # ---------------------------------------------------------------------------------------- the commands

@@ -478,7 +478,8 @@ def report(run: str) -> None:
         return f"| {name} | {step} | {100 * m['pass@1']:.1f}{se} | {m['mean_tokens']:.0f} | {share:.1%} |"
 
     lines = [
-        f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 {100 * summary['pass@1_change']:+.1f} points",
+        f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 "
+        f"{100 * summary['pass@1_change']:+.1f} points",
         "",
         f"`python eval.py report {run}` made this page. Model {base['model']}; test: {base['n_problems']} problems x "
         f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, "

@@ -210,7 +210,7 @@ def tokens_axis(axis) -> None:
 
 def head(ax, title: str, up: float = 0) -> None:
     """Title and below it the legend in one row, `up` points above the axes: it covers nothing that is drawn."""
-    ax.set_title(fill(title, 68), pad=32 + up)  # a long run's name must not push the rest out of the picture
+    ax.set_title(fill(title, 76), pad=32 + up)  # a long run's name must not push the rest out of the picture
     place = ax.transAxes + ScaledTranslation(0, (4 + up) / 72, ax.figure.dpi_scale_trans)
     legend = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=place, ncols=4, borderaxespad=0,
                        borderpad=0.2, handlelength=2.4, columnspacing=1.6)
@@ -359,9 +359,9 @@ def draw_budget(before: list[dict], after: list[dict], forcing: list[dict], name
                             color=look["color"], alpha=0.2, lw=0)
             ax.plot(x, 100 * pass1, label=label, **look)
         # On the right the curve ends where nothing is cut: without a mark that looks as if something were missing.
-        axes[1].plot(spent[-1], 100 * pass1[-1], "os"[look is AFTER], color=look["color"], mfc="white", mew=1.8, ms=7.5,
+        axes[1].plot(spent[-1], 100 * pass1[-1], "os"[look is AFTER], color=look["color"], mfc="none", mew=1.8, ms=12,
                      zorder=4)
-        axes[1].annotate("uncut", (spent[-1], 100 * pass1[-1]), (0, 8), textcoords="offset points", ha="center",
+        axes[1].annotate("uncut", (spent[-1], 100 * pass1[-1]), (0, 11), textcoords="offset points", ha="center",
                          color=look["color"], path_effects=[withStroke(linewidth=3, foreground="white")])
     for ax, key in zip(axes, ("budget", "mean_tokens")):
         if forcing:

@@ -119,7 +119,8 @@ def test_bootstrap_interval_of_a_mean_is_the_normal_one():
     gaps = x[:, 1] - x[:, 0]
     half = 1.96 * gaps.std() / math.sqrt(len(x))
     assert ours["value"] == pytest.approx(gaps.mean())
-    assert ours["low"] == pytest.approx(gaps.mean() - half, abs=0.1 * half) and ours["high"] == pytest.approx(gaps.mean() + half, abs=0.1 * half)
+    assert ours["low"] == pytest.approx(gaps.mean() - half, abs=0.1 * half)
+    assert ours["high"] == pytest.approx(gaps.mean() + half, abs=0.1 * half)
     assert ours == bootstrap(x, evaluation.difference, 0.0, 10_000, 3)
 
 
@@ -170,6 +171,12 @@ def test_metrics_by_hand():
     assert [(p["pass@1"], p["mean_tokens"]) for p in m["curve"]] == [(0, 9), (0.25, 10), (0.25, (10 + 20 + 30 + 39) / 4), (0.5, 25)]
 
 
+def test_the_error_of_accuracy_per_token_by_hand():
+    m = measure(arrange("x", {}, [[rollout("a", 0, 10)], [rollout("b", 0, 30, False)]]), [40])
+    # 0.5 / 20 tokens; residuals 1 - 0.025 * 10 and 0 - 0.025 * 30, times 1,000 / 20: +-37.5; sqrt(2 * 2 * 37.5^2) / 2
+    assert (m["pass@1_per_1k_tokens"], m["pass@1_per_1k_tokens_se"]) == (25, pytest.approx(37.5))
+
+
 def test_difference_is_paired_by_problem_whatever_the_order(tmp_path):
     a = load_run(folder(tmp_path / "a", [rollout("p", 0, 10, True), rollout("q", 0, 30, False)]))
     b = pair(a, load_run(folder(tmp_path / "b", [rollout("q", 0, 15, False), rollout("p", 0, 5, True)])))
@@ -184,14 +191,16 @@ def test_difference_is_paired_by_problem_whatever_the_order(tmp_path):
 def test_a_looser_cap_never_hurts_and_the_loosest_is_pass_at_1(draws, caps):
     m = measure(arrange("x", {}, [[rollout(str(i), 0, n, right)] for i, (n, right) in enumerate(draws)]), sorted(caps) + [200])
     accuracy = [p["pass@1"] for p in m["curve"]]
-    assert accuracy == sorted(accuracy) and accuracy[-1] == m["pass@1"] and m["curve"][-1]["mean_tokens"] == m["mean_tokens"]
+    assert accuracy == sorted(accuracy) and accuracy[-1] == m["pass@1"]
+    assert m["curve"][-1]["mean_tokens"] == m["mean_tokens"]
     assert m["pass@k"][1]["value"] == pytest.approx(m["cons@k"][1]["value"]) == pytest.approx(m["pass@1"])
 
 
 @pytest.fixture
 def sides(tmp_path):
     """A: two problems, one always right, 100 tokens; B: four samples of 27 tokens, of which the first is wrong."""
-    a = load_run(folder(tmp_path / "a", [rollout(p, s, 100, p == "p", "7" if p == "p" else "8") for p in "pq" for s in range(2)]))
+    rows = [rollout(p, s, 100, p == "p", "7" if p == "p" else "8") for p in "pq" for s in range(2)]
+    a = load_run(folder(tmp_path / "a", rows))
     b = load_run(folder(tmp_path / "b", [rollout(p, s, 27, s > 0, "7" if s else "8") for p in "pq" for s in range(4)]))
     return a, b
 
@@ -351,7 +360,7 @@ def test_the_budget_table_quotes_every_rival_with_its_interval(uneven):
 
 
 def test_the_best_of_a_curve_is_chosen_anew_in_every_draw():
-    """Two points, each right on one half of the problems: a draw's best is never below 1/2, so B at 1/2 is never above."""
+    """Two points, each right on one half of the problems: a draw's best is at least 1/2, so B at 1/2 is never above."""
     policy = np.array([[0.5, 10.0]] * 40)
     curve = np.array([[[float(p % 2 == k), 10.0] for p in range(40)] for k in range(2)])
     r = analyse.best_of(policy, curve)
@@ -362,7 +371,8 @@ def test_a_policy_on_the_curve_does_not_differ_from_it():
     rng = np.random.default_rng(0)
     curve = [np.stack([rng.random(40), np.full(40, n)], 1) for n in (30.0, 10.0, 20.0)]
     exact = analyse.at_equal_tokens(curve[2], curve)
-    assert exact["value"] == pytest.approx(0) and exact["low"] == pytest.approx(0) and exact["verdict"] == "not distinguishable"
+    assert exact["value"] == pytest.approx(0) and exact["low"] == pytest.approx(0)
+    assert exact["verdict"] == "not distinguishable"
     between = analyse.at_equal_tokens((curve[1] + curve[2]) / 2, curve)
     assert between["value"] == pytest.approx(0) and between["mean_tokens"] == 15 and not between["shorter_than_curve"]
     assert analyse.at_equal_tokens(curve[1] - [0, 5], curve)["shorter_than_curve"]
@@ -444,9 +454,13 @@ def test_perplexity_of_random_weights_is_about_the_vocabulary(two, r1):
 
 def test_perplexity_has_like_lengths_together_and_never_all_logits_at_once(policy, monkeypatch):
     model, _ = policy
-    widths, sizes, logits = [], [], analyse.float_logits
-    decoder = model.get_decoder().forward
-    monkeypatch.setattr(model.get_decoder(), "forward", lambda input_ids, **k: widths.append(tuple(input_ids.shape)) or decoder(input_ids=input_ids, **k))
+    widths, sizes, logits, forward = [], [], analyse.float_logits, model.get_decoder().forward
+
+    def seen(input_ids, **options):
+        widths.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model.get_decoder(), "forward", seen)
     monkeypatch.setattr(analyse, "float_logits", lambda head, x: sizes.append(len(x)) or logits(head, x))
     analyse.response_nll(model, [[1] * n for n in (3, 40, 4, 39)], [1] * 4, tokens_per_batch=80, chunk=16)
     assert widths == [(2, 40), (2, 4)] and max(sizes) == 16 and sum(sizes) == 39 + 38 + 3 + 2
@@ -478,6 +492,27 @@ def test_compare_full_also_runs_what_loads_the_model(two, monkeypatch):
     report = (Path(two[1]).parent / "analysis/report.md").read_text(encoding="utf-8")
     assert "perplexity, answer" in report and "best budget of all: 5" in report
     assert "Not measured: `python judge.py" in report and report.count("Not measured") == 1
+
+
+def test_the_report_of_a_run_folder_shows_its_pictures(tmp_path):
+    from test_plot import make_run
+
+    run = make_run(tmp_path / "toy")
+    analyse.main(["compare", str(run / "base_test"), str(run / "final_test"), "--resamples", "50"])
+    report = (run / "analysis/report.md").read_text(encoding="utf-8")
+    assert f"`python plot.py run {run}`" in report
+    for name in ("length_accuracy", "training", "lengths", "budget", "words"):
+        assert f"](../{name}.png)" in report and (run / f"{name}.png").exists()
+
+
+def test_sides_with_other_numbers_of_samples_show_every_k(tmp_path):
+    a = folder(tmp_path / "a", [rollout(p, s) for p in "pq" for s in range(3)])
+    b = folder(tmp_path / "b", [rollout(p, s) for p in "pq" for s in range(4)])
+    analyse.main(["metrics", a, b, "--out_dir", str(tmp_path / "o"), "--resamples", "50"])
+    text = "\n".join(analyse.show_metrics(json.loads((tmp_path / "o/metrics.json").read_text())))
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| pass@")]
+    rows = {row[1]: row[2:4] for row in cells}
+    assert rows["pass@3, %"] == ["100.0 +- 0.0", "-"] and rows["pass@4, %"] == ["-", "100.0 +- 0.0"]
 
 
 def test_a_report_that_exists_is_kept(two, capsys):
@@ -532,7 +567,7 @@ def test_line_separators_in_a_response_are_not_line_ends(tmp_path):
     assert load_run(path).rows[0]["response"].startswith("a\u2028b\x85c\x0bd")
 
 
-@pytest.mark.parametrize("field", ["id", "sample", "problem", "gold", "prompt", "response", "n_tokens", "finished", "correct", "answer"])
+@pytest.mark.parametrize("field", evaluation.KINDS)
 def test_a_missing_field_is_named_with_file_and_line(tmp_path, capsys, field):
     path = folder(tmp_path / "a", [rollout(), {k: v for k, v in rollout("b").items() if k != field}])
     assert f"{path}/rollouts.jsonl line 2 has no {field}" in stops(capsys, "metrics", path)
@@ -581,7 +616,8 @@ def test_bad_options_are_one_line(two, capsys):
     assert "resample" in stops(capsys, "metrics", *two, "--resample", "3")
     assert "--resamples" in stops(capsys, "metrics", *two, "--resamples", "0")
     assert "--cue" in stops(capsys, "budget", *two, "--cue", "Answer: ")
-    assert "--budgets" in stops(capsys, "budget", *two, "--budgets", "[0]") and "640" in stops(capsys, "budget", *two, "--budgets", "[700]")
+    assert "--budgets" in stops(capsys, "budget", *two, "--budgets", "[0]")
+    assert "640" in stops(capsys, "budget", *two, "--budgets", "[700]")
     assert "--reflection" in stops(capsys, "words", *two, "--reflection", '[" "]')
     analyse.main(["metrics", *two])
     assert "metrics.json exists" in stops(capsys, "metrics", *two)

@@ -66,7 +66,8 @@ def test_eval_writes_its_files_and_keeps_what_is_there(r1, data, tmp_path, capsy
     evaluation.main(cfg)
     result = json.loads((tmp_path / "e" / "eval.json").read_text())
     names = "pass@1 pass@1_se mean_tokens mean_tokens_correct mean_tokens_wrong finished n_problems n_samples cap temperature top_p seed model adapter data"
-    assert set(names.split()) <= set(result) and (result["n_problems"], result["n_samples"], result["cap"]) == (3, 2, 24)
+    assert set(names.split()) <= set(result)
+    assert (result["n_problems"], result["n_samples"], result["cap"]) == (3, 2, 24)
     rows = [json.loads(line) for line in (tmp_path / "e" / "rollouts.jsonl").open(encoding="utf-8")]
     assert len(rows) == 6 and all("within 7 tokens" in r["prompt"] and r["n_tokens"] <= 24 for r in rows)
     assert metrics(rows)["mean_tokens"] == result["mean_tokens"]
@@ -113,7 +114,8 @@ def test_without_an_instruction_the_prompt_is_the_present_one(r1):
     tokenizer = load_tokenizer(r1)
     assert build_prompt(tokenizer, "1+1?", 9) == build_prompt(tokenizer, "1+1?", 9, INSTRUCTION)
     assert encode_prompts(tokenizer, ["1+1?"], 9) == encode_prompts(tokenizer, ["1+1?"], 9, INSTRUCTION)
-    assert f"1+1?\n{INSTRUCTION}<" in build_prompt(tokenizer, "1+1?", 9) and "1+1?<" in build_prompt(tokenizer, "1+1?", 9, "")
+    assert f"1+1?\n{INSTRUCTION}<" in build_prompt(tokenizer, "1+1?", 9)
+    assert "1+1?<" in build_prompt(tokenizer, "1+1?", 9, "")
 
 
 def test_finished_has_a_standard_error():

@@ -2,7 +2,6 @@
 import doctest
 import http.server
 import json
-import random
 import re
 import threading
 from pathlib import Path
@@ -25,9 +24,8 @@ def r1(tmp_path_factory):
 @pytest.fixture
 def two(tmp_path):
     """A: two paragraphs of reflection, B: one line; the same six problems in another order."""
-    rng = random.Random(0)
-    long = [rollout(f"p{p}", s, 200 + rng.randrange(99), response="Wait, so 7.\n\nWait. But wait: 7.\n</think>\nIt is \\boxed{7}")
-            for p in range(6) for s in range(4)]
+    thought = "Wait, so 7.\n\nWait. But wait: 7.\n</think>\nIt is \\boxed{7}"
+    long = [rollout(f"p{p}", s, 200, response=thought) for p in range(6) for s in range(4)]
     short = [rollout(f"p{p}", s, 50, response="Therefore 7.\n</think>\nIt is \\boxed{7}")
              for p in reversed(range(6)) for s in range(2)]
     return folder(tmp_path / "run/base_test", long), folder(tmp_path / "run/final_test", short)
@@ -47,7 +45,7 @@ def test_doctests():
 
 
 class Server:
-    """An OpenAI-compatible stand-in; `say` takes (prompt, number of the request) and returns (status, body), or sleeps."""
+    """An OpenAI-compatible stand-in; `say` takes (prompt, number of the request), returns (status, body), or hangs."""
 
     def __init__(self, say):
         outer, self.requests, lock = self, [], threading.Lock()
@@ -113,7 +111,8 @@ def test_phases_are_counted_and_replies_cached(two, serve):
     asked = len(server.requests)
     cache = Path(two[1]).parent / "analysis/judge.jsonl"
     cache.write_text(cache.read_text() + '{"key": "half a li')
-    assert behaviours(two, server, "--overwrite", "true") == r | {"command": r["command"]} and len(server.requests) == asked
+    assert behaviours(two, server, "--overwrite", "true") == r | {"command": r["command"]}
+    assert len(server.requests) == asked
 
 
 @pytest.mark.parametrize("bad", [(200, b"<html>"), (200, b'{"choices": []}'), (200, b"[1]"), (200, b"[" * 200_000), (200, b"\xff"), (500, b"down"), (429, b""),
@@ -187,9 +186,12 @@ def test_the_report_shows_the_shares_and_the_command(two, serve):
 
 
 def test_a_local_model_may_judge(two, r1):
-    judge.main([*two, "--model", r1, "--reply_tokens", "4", "--problems", "2", "--load_4bit", "false", "--device", "cpu"])
+    small = ["--reply_tokens", "4", "--problems", "2", "--load_4bit", "false", "--device", "cpu"]
+    judge.main([*two, "--model", r1, *small])
     r = result(two, "behaviours.json")
-    assert r["steps"] == {"A": 4, "B": 2} and r["invalid"] == {"A": 4, "B": 2} and r["A"]["compute"]["value"] is None  # random weights name no phase
+    assert r["steps"] == r["invalid"] == {"A": 4, "B": 2}  # random weights name no phase
+    assert r["A"]["compute"]["value"] is None
+    assert "The judge has named no phase at all." in "\n".join(analyse.show_behaviours(r))
 
 
 @settings(deadline=None)

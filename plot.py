@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import NoReturn
 
 # Before the import: matplotlib refuses to load under an unknown backend, and nothing here needs a display.
@@ -25,6 +26,8 @@ from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 from matplotlib.transforms import Bbox, ScaledTranslation  # noqa: E402
 
+PICTURES = ["length_accuracy.png", "training.png", "lengths.png", "budget.png", "words.png"]  # in this order in reports
+LONGEST = 10_000_000  # bytes of a line: no rollout is longer
 BLUE, RED, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
 BEFORE, AFTER = {"color": BLUE, "linestyle": "-"}, {"color": RED, "linestyle": "--"}
 STYLE = {
@@ -115,9 +118,11 @@ def check(where: str, record, fields: dict) -> None:
 def lines_of(path: Path):
     """(place in words, line) of a text file; exits where it is missing or not text."""
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}, line {number}", line
+        with open(path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+                if len(line) > LONGEST:
+                    die(f"{path}, line {number} is longer than 10 MB")
+                yield f"{path}, line {number}", line.decode()
     except UnicodeDecodeError:
         die(f"{path} is not UTF-8 text")
     except OSError as error:
@@ -205,7 +210,7 @@ def tokens_axis(axis) -> None:
 
 def head(ax, title: str, up: float = 0) -> None:
     """Title and below it the legend in one row, `up` points above the axes: it covers nothing that is drawn."""
-    ax.set_title(title, pad=32 + up)
+    ax.set_title(fill(title, 76), pad=32 + up)  # a long run's name must not push the rest out of the picture
     place = ax.transAxes + ScaledTranslation(0, (4 + up) / 72, ax.figure.dpi_scale_trans)
     legend = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=place, ncols=4, borderaxespad=0,
                        borderpad=0.2, handlelength=2.4, columnspacing=1.6)
@@ -234,6 +239,7 @@ def place_labels(ax, labels: list[tuple[float, float, str, str]], segments: list
                 box = Bbox.from_bounds(*(point + shift - size / 2), *size).padded(2)
                 outside = not (frame.contains(*box.min) and frame.contains(*box.max))
                 cost = reach + 2 * box.count_contains(busy) + 1000 * (outside + box.count_overlaps(taken))
+                cost += 4 * abs(shift[1]) / math.hypot(*shift)  # else beside its point, where it is read first
                 options.append((cost, len(options), reach, shift, box))
         _, _, reach, shift, box = min(options)
         note.xyann = shift / pixels
@@ -263,18 +269,22 @@ def draw_length_accuracy(reference: dict, summary: dict, name: str) -> Figure:
         labels += [(*p, text, look["color"]) for p, (text, _) in zip(xy, points)]
     ax.margins(0.12, 0.15)
     ax.set_xlim(left=0)
+    ax.set_ylim(max(ax.get_ylim()[0], -2), min(ax.get_ylim()[1], 102))
     lone = any(p["pass@1_se"] is None for _, p in rounds + tests)
     note = "no error bars where there is one problem only" if lone else "bars: one standard error, clustered by problem"
     note += f"; start kept in round {kept}" if kept else ""
     ax.set(xlabel=f"mean response length (tokens)\n{note}", ylabel="pass@1 (%)")
     tokens_axis(ax.xaxis)
-    head(ax, f"{name}: response length against pass@1, round by round")
+    (_, base), (_, final) = tests
+    share = f"{100 * final['mean_tokens'] / base['mean_tokens']:.0f} % of the tokens"
+    change = f"pass@1 {100 * base['pass@1']:.1f} → {100 * final['pass@1']:.1f} %"
+    head(ax, f"{name}: {share}, {change} (test problems)")
     place_labels(ax, labels, segments)
     return fig
 
 
 def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) -> Figure:
-    """Reward, length and finished share over the steps of all rounds: a long run's running mean over its faint steps."""
+    """Reward, length and finished share over the steps of all rounds; of a long run the running mean over faint steps."""
     fig = Figure(figsize=(8, 7))
     axes = fig.subplots(3, 1, sharex=True, height_ratios=(1, 1.3, 1))
     first, total = 0, sum(len(log["reward"]) for _, log in rounds)
@@ -296,7 +306,8 @@ def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) ->
         first = last
     axes[0].plot([], [], color=INK, linestyle="--", lw=1.2, label="cap")
     axes[0].plot([], [], "D", color=RED, mfc="white", mew=1.5, ms=6, label="validation")
-    head(axes[0], f"{name}: training over the steps of all rounds", up=18)
+    start, end = rounds[0][1]["length"][0], rounds[-1][1]["length"][-1]
+    head(axes[0], f"{name}: training, mean length {start:,.0f} → {end:,.0f} tokens over all rounds", up=18)
     axes[0].set(ylabel="mean reward", xlim=(0.5, total + 0.5))
     axes[1].set(ylabel="mean length (tokens)", ylim=(0, None))
     axes[2].set(ylabel="finished (%)", ylim=(-4, 104))
@@ -310,7 +321,7 @@ def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) ->
 def draw_lengths(before: list[dict], after: list[dict], name: str) -> Figure:
     """Histograms of response length, base over final, on one scale: right, wrong and cut-off stacked."""
     fig = Figure(figsize=(8, 5.4))
-    axes = fig.subplots(2, 1, sharex=True, sharey=True)
+    axes, means = fig.subplots(2, 1, sharex=True, sharey=True), []
     width = math.ceil((max(row["n_tokens"] for row in before + after) + 1) / 48)
     kinds = ("right", GREEN, ""), ("wrong", RED, "////"), ("cut off at the cap", GREY, "....")
     for ax, side, rows in zip(axes, ("base", "final"), (before, after)):
@@ -320,6 +331,7 @@ def draw_lengths(before: list[dict], after: list[dict], name: str) -> Figure:
         ax.hist(tokens, np.arange(50) * width, weights=weights, stacked=True, lw=0.4, edgecolor="white",
                 color=[c for _, c, _ in kinds], hatch=[h for *_, h in kinds], label=[text for text, *_ in kinds])
         mean = np.mean([row["n_tokens"] for row in rows])
+        means.append(f"{mean:,.0f}")
         ax.axvline(mean, color=INK, lw=1.2, linestyle="--")
         ax.annotate(f"mean {mean:,.0f}", (mean, 1), (5, -2), va="top",
                     xycoords=ax.get_xaxis_transform(), textcoords="offset points")
@@ -327,12 +339,16 @@ def draw_lengths(before: list[dict], after: list[dict], name: str) -> Figure:
     axes[1].set(xlabel=f"response length (tokens, bins of {width:,})", xlim=(0, 49 * width))
     axes[1].margins(y=0.12)
     tokens_axis(axes[1].xaxis)
-    head(axes[0], f"{name}: response lengths on the test problems, base and final")
+    head(axes[0], f"{name}: mean response length {' → '.join(means)} tokens (test problems)")
     return fig
 
 
-def draw_budget(before: list[dict], after: list[dict], forcing: list[dict], name: str) -> Figure:
-    """pass@1 had each test response been cut at a budget, against that budget and against the tokens then spent."""
+def draw_budget(before: list[dict], after: list[dict], forcing: list[dict], name: str, gap: dict | None = None):
+    """pass@1 had each test response been cut at a budget, against that budget and against the tokens then spent.
+
+    Args:
+        forcing: Rows of budget_forcing.json, none if it is not there. gap: its `equal_tokens`, for the title.
+    """
     fig = Figure(figsize=(8, 4.8))
     axes = fig.subplots(1, 2, sharey=True)
     budgets = np.linspace(0, max(row["n_tokens"] for row in before + after), 321)
@@ -342,6 +358,11 @@ def draw_budget(before: list[dict], after: list[dict], forcing: list[dict], name
             ax.fill_between(x, 100 * (pass1 - se).clip(0), 100 * (pass1 + se).clip(max=1),
                             color=look["color"], alpha=0.2, lw=0)
             ax.plot(x, 100 * pass1, label=label, **look)
+        # On the right the curve ends where nothing is cut: without a mark that looks as if something were missing.
+        axes[1].plot(spent[-1], 100 * pass1[-1], "os"[look is AFTER], color=look["color"], mfc="none", mew=1.8, ms=12,
+                     zorder=4)
+        axes[1].annotate("uncut", (spent[-1], 100 * pass1[-1]), (0, 11), textcoords="offset points", ha="center",
+                         color=look["color"], path_effects=[withStroke(linewidth=3, foreground="white")])
     for ax, key in zip(axes, ("budget", "mean_tokens")):
         if forcing:
             y, error = ([100 * (r[k] or 0) for r in forcing] for k in ("pass@1", "pass@1_se"))
@@ -349,18 +370,23 @@ def draw_budget(before: list[dict], after: list[dict], forcing: list[dict], name
                         label="base, budget forcing")
         ax.set_xlim(left=0)
         tokens_axis(ax.xaxis)
-    axes[0].set(ylabel="pass@1 (%)", ylim=(-2, 102), xlabel="budget (tokens per response)")
+    axes[0].set(ylabel="pass@1 (%)", ylim=(-2, 109), yticks=range(0, 101, 20), xlabel="budget (tokens per response)")
     axes[1].set(xlabel="mean tokens spent under the budget")
     lone = len({row["id"] for row in before}) < 2
     note = "no standard error: a single problem" if lone else "shaded, bars: one standard error, clustered by problem"
     fig.supxlabel(note, fontsize=10)
-    head(axes[0], f"{name}: pass@1 on the test problems under a token budget")
+    title = f"{name}: pass@1 on the test problems under a token budget"
+    if gap and None not in (gap["value"], gap["low"]):
+        value, low, high = (100 * gap[key] for key in ("value", "low", "high"))
+        title = f"{name}: final minus forced base, equal tokens: {value:+.1f} points [{low:.1f}, {high:.1f}]"
+    head(axes[0], title)
     return fig
 
 
 def draw_words(words: dict[str, dict[str, float]], name: str) -> Figure:
-    """Reflection and working words per response, before and after, as paired bars."""
-    names = list(words["A"])
+    """Reflection and working words per response, before and after, as paired bars; words that never occur are named."""
+    names = [w for w in words["A"] if words["A"][w] or words["B"][w]]
+    never = [w for w in words["A"] if w not in names]
     fig = Figure(figsize=(8, 1.8 + 0.5 * len(names)))
     ax = fig.subplots()
     for shift, side, label, look in (-0.2, "A", "base", BEFORE), (0.2, "B", "final", AFTER):
@@ -370,8 +396,12 @@ def draw_words(words: dict[str, dict[str, float]], name: str) -> Figure:
     ax.set_yticks(range(len(names)), names)
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.1)
-    ax.set(xlabel="occurrences per response", ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
-    head(ax, f"{name}: words per response, base and final")
+    note = fill(f"never there: {', '.join(never)}", 80) if never else ""
+    ax.set(xlabel=f"occurrences per response\n{note}".rstrip(), ylim=(max(1, len(names)) - 0.5, -0.5), xlim=(0, None))
+    less = sum(words["B"][w] < words["A"][w] for w in names)
+    title = f"{less} of {len(names)} words come less often in final than in base"
+    title = title if names else "none of the listed words occurs"
+    head(ax, f"{name}: {title}")
     return fig
 
 
@@ -399,10 +429,13 @@ def run(folder: str) -> None:
         "lengths": lambda: draw_lengths(before, after, name),
     }
     forcing, words = out / "analysis" / "budget_forcing.json", out / "analysis" / "words.json"
-    rows = read_json(forcing, {"rows": list})["rows"] if forcing.is_file() else []
+    forced = read_json(forcing, {"rows": list}) if forcing.is_file() else {"rows": []}
+    rows, margin = forced["rows"], forced.get("equal_tokens")  # the latter only of two folders
+    if margin is not None:
+        check(f"{forcing}, equal_tokens", margin, {"value": MAYBE, "low": MAYBE, "high": MAYBE})
     for k, row in enumerate(rows, 1):
         check(f"{forcing}, row {k}", row, FORCED)
-    figures["budget"] = lambda: draw_budget(before, after, rows, name)
+    figures["budget"] = lambda: draw_budget(before, after, rows, name, margin)
     if words.is_file():
         counts = read_json(words, {"A": dict, "B": dict})
         for side, other in "AB", "BA":
@@ -496,9 +529,10 @@ kbd { font: .85em ui-monospace, monospace; border: 1px solid var(--line); border
 #totals { display: grid; grid-template-columns: auto 1fr; gap: 0 .8rem; margin: 0 } dd { margin: 0 }
 dt::before, .bars span::before, h3::before {
   content: ""; display: inline-block; width: .7em; height: .7em; margin-right: .4em; background: var(--a) }
+dt.change::before { background: none }
 dt.b::before, .bars .b::before, .b h3::before { background: var(--b); border-radius: 50% }
 #tools { display: flex; flex-wrap: wrap; gap: .5rem; padding: .7rem 0; background: var(--bg); border-bottom: 1px solid var(--line) }
-#tools input { flex: 1 1 14rem; min-width: 0 }
+#tools input { flex: 1 1 14rem; min-width: 0 } #tools select { flex: 0 1 auto }
 #filters { display: flex; flex-wrap: wrap; gap: .3rem }
 [aria-pressed=true] { background: var(--fg); color: var(--bg); border-color: var(--fg) }
 #list { list-style: none; margin: 0; padding: 0 }
@@ -510,7 +544,7 @@ h2 { margin: 0; font: inherit }
 .ask { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; unicode-bidi: isolate }
 [aria-expanded=true] .ask { visibility: hidden }
 .fixed, .right { color: var(--good) } .broken, .wrong, .cut { color: var(--bad) }
-.bars { display: grid; grid-template-columns: 1fr 5.5rem; gap: 1px .5rem; align-items: center;
+.bars { display: grid; grid-template-columns: 1fr 7rem; white-space: nowrap; gap: 1px .5rem; align-items: center;
   font-size: .8rem; font-variant-numeric: tabular-nums }
 .bars i { display: block; height: .6rem; min-width: 2px; background: var(--a) } .bars i.b { background: var(--b) }
 .open { padding: .2rem .3rem 1rem } .open > p { white-space: pre-wrap; margin: .5rem 0 }
@@ -522,7 +556,7 @@ pre hr { border: 0; border-top: 1px dashed var(--dim) }
 mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 1px; font-weight: 600 }
 #pages { display: flex; gap: .6rem; align-items: center; margin-top: 1rem }
 @media (max-width: 44rem) { .row { grid-template-columns: 1fr auto } .ask, .bars { grid-column: 1 / -1 }
-  [aria-expanded=true] .ask { display: none } pre { max-height: 55vh } }
+  [aria-expanded=true] .ask, #keys { display: none } #tools select { flex: 1 1 100% } pre { max-height: 55vh } }
 </style></head><body>
 <h1>Traces before and after</h1>
 <dl id="totals"></dl>
@@ -534,7 +568,7 @@ mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 1
   <div id="filters" role="group" aria-label="Filter by outcome"></div>
 </div>
 <p class="dim"><span id="count" role="status"></span> <span id="rule"></span>
-  <kbd>j</kbd> <kbd>k</kbd> or arrows: next, previous; <kbd>/</kbd>: search; <kbd>Esc</kbd>: leave it</p>
+  <span id="keys"><kbd>j</kbd> <kbd>k</kbd> or arrows: next, previous; <kbd>/</kbd>: search; <kbd>Esc</kbd>: leave it</span></p>
 <ol id="list"></ol>
 <nav id="pages" aria-label="Pages">
   <button id="prev">Previous page</button><span id="page"></span><button id="next">Next page</button>
@@ -625,6 +659,9 @@ const move = to => { if (to >= 0 && to < view.length) { at = to; open = true; re
 totals.forEach((t, s) => $("totals").append(el("dt", { class: "ab"[s] }, ["before", "after"][s]), el("dd", {},
   `${t.name}: pass@1 ${(100 * t.pass1).toFixed(1)}${t.se === null ? "" : ` ± ${(100 * t.se).toFixed(1)}`} %, ` +
   `mean ${number(t.tokens)} tokens, ${number(t.problems)} problems × ${+t.samples.toFixed(1)}`)));
+const [first, then] = totals, points = 100 * (then.pass1 - first.pass1);
+$("totals").append(el("dt", { class: "change" }, "change"), el("dd", {},
+  `${(100 * then.tokens / first.tokens).toFixed(1)} % of the tokens, pass@1 ${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)} points`));
 $("rule").textContent = words.length ? `Marked, in any case and as whole words: ${words.join(", ")}.` : "";
 for (const name of ["all", "both right", "fixed", "broken", "both wrong"]) {
   const n = name === "all" ? pairs.length : pairs.filter(p => p.outcome === name).length;

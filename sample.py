@@ -115,24 +115,26 @@ def die(message: str) -> NoReturn:
 # ---------------------------------------------------------------------------------------- problems
 
 
-def build_prompt(tokenizer, problem: str, cap: int) -> str:
+def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTION) -> str:
     """Returns the one prompt that training, evaluation and baselines all use, as text.
 
     Args:
         tokenizer: Its chat template decides whether <think> is already open.
         problem: The problem's text.
         cap: Token cap named in the system prompt.
+        instruction: What stands after the problem; empty leaves the problem alone.
     """
     messages = [
         {"role": "system", "content": SYSTEM.format(cap=cap)},
-        {"role": "user", "content": f"{problem}\n{INSTRUCTION}"},
+        {"role": "user", "content": f"{problem}\n{instruction}" if instruction else problem},
     ]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def encode_prompts(tokenizer, problems: Sequence[str], cap: int) -> list[list[int]]:
+def encode_prompts(tokenizer, problems: Sequence[str], cap: int, instruction: str = INSTRUCTION) -> list[list[int]]:
     """Token ids of each problem's prompt. The template writes its own special tokens: none are added here."""
-    return [tokenizer(build_prompt(tokenizer, p, cap), add_special_tokens=False).input_ids for p in problems]
+    texts = [build_prompt(tokenizer, p, cap, instruction) for p in problems]
+    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
 
 
 def load_problems(source: str, problem_key: str = "problem", answer_key: str = "answer") -> list[dict]:

@@ -1,14 +1,10 @@
 """Analyses of measured policies. Run: python -m pytest tests/test_analyse.py"""
 import doctest
-import http.server
 import itertools
 import json
 import math
 import random
-import re
 import shlex
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analyse
-from analyse import Config, arrange, bootstrap, cons_at_k, load_run, measure, pair, pass_at_k
+import eval as evaluation
+from analyse import Config
+from eval import arrange, bootstrap, cons_at_k, load_run, pair, pass_at_k
 from sample import Rollout, load_policy
 from standin import make_r1_standin
 
@@ -33,6 +31,10 @@ def r1(tmp_path_factory):
 def policy(r1):
     model, tokenizer = load_policy(Config(model=r1, load_4bit=False, device="cpu"))
     return model.eval(), tokenizer
+
+
+def measure(run, caps):
+    return analyse.measure(run, caps, analyse.chances(run))
 
 
 def rollout(problem="a", sample=0, n=10, right=True, answer="7", response="so</think> \\boxed{7}", finished=True):
@@ -100,26 +102,26 @@ def test_cons_at_k_is_the_vote_over_all_subsets(answers):
         assert ours == pytest.approx(sum(won) / len(won))
 
 
-def test_a_vote_of_64_samples_is_exact_and_fast():
-    started = time.process_time()
+def test_the_commonest_answer_of_64_samples_gains_with_every_vote():
     values = [cons_at_k(20, [15, 9] + [1] * 12, 8, k) for k in (1, 2, 4, 8, 16, 32, 64)]
     assert values[0] == pytest.approx(20 / 64) and values[2:] == sorted(values[2:])  # the commonest answer gains with k
-    assert values[-1] == 1 and time.process_time() - started < 1
+    assert values[-1] == 1
 
 
 def test_a_cut_rollout_abstains_and_spellings_of_one_answer_vote_together():
     rows = [rollout(answer="1/2", right=False), rollout(answer="0.5", right=False), rollout(answer="7"), rollout(answer="7", finished=False)]
-    assert analyse.ballots(rows) == (1, [2], 1)
+    assert evaluation.ballots(rows) == (1, [2], 1)
 
 
 def test_bootstrap_interval_of_a_mean_is_the_normal_one():
     x = np.random.default_rng(0).exponential(size=(400, 2))
-    ours = bootstrap(x, analyse.difference, 0.0, 10_000, 3)
+    ours = bootstrap(x, evaluation.difference, 0.0, 10_000, 3)
     gaps = x[:, 1] - x[:, 0]
     half = 1.96 * gaps.std() / math.sqrt(len(x))
     assert ours["value"] == pytest.approx(gaps.mean())
-    assert ours["low"] == pytest.approx(gaps.mean() - half, abs=0.1 * half) and ours["high"] == pytest.approx(gaps.mean() + half, abs=0.1 * half)
-    assert ours == bootstrap(x, analyse.difference, 0.0, 10_000, 3)
+    assert ours["low"] == pytest.approx(gaps.mean() - half, abs=0.1 * half)
+    assert ours["high"] == pytest.approx(gaps.mean() + half, abs=0.1 * half)
+    assert ours == bootstrap(x, evaluation.difference, 0.0, 10_000, 3)
 
 
 def test_bootstrap_interval_of_a_ratio_is_that_of_scipy():
@@ -133,15 +135,15 @@ def test_bootstrap_interval_of_a_ratio_is_that_of_scipy():
 
 def test_bootstrap_pairs_the_two_sides():
     base = np.random.default_rng(0).normal(size=50) * 100
-    tight = bootstrap(np.stack([base, base + 1], 1), analyse.difference)
-    assert tight["low"] == pytest.approx(1) and tight["high"] == pytest.approx(1) and tight["verdict"] == "B higher"
+    tight = bootstrap(np.stack([base, base + 1], 1), evaluation.difference)
+    assert tight["low"] == pytest.approx(1) and tight["high"] == pytest.approx(1) and tight["verdict"] == "higher"
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=12))
 def test_interval_lies_within_the_data_and_swapping_sides_mirrors_it(rows):
     x = np.array(rows)
-    there, back = bootstrap(x, analyse.difference, resamples=300), bootstrap(x[:, ::-1], analyse.difference, resamples=300)
+    there, back = bootstrap(x, evaluation.difference, resamples=300), bootstrap(x[:, ::-1], evaluation.difference, resamples=300)
     gaps = x[:, 1] - x[:, 0]
     assert gaps.min() - 1e-9 <= there["low"] <= there["high"] <= gaps.max() + 1e-9
     assert there["low"] == pytest.approx(-back["high"], abs=1e-9)
@@ -149,8 +151,8 @@ def test_interval_lies_within_the_data_and_swapping_sides_mirrors_it(rows):
 
 
 def test_one_problem_has_no_interval_and_nothing_over_nothing_no_value():
-    assert bootstrap([[1, 2]], analyse.difference) == {"value": 1.0, "low": None, "high": None, "verdict": "no interval"}
-    assert bootstrap([[0, 0, 1, 1]] * 3, analyse.quotient_difference)["value"] is None
+    assert bootstrap([[1, 2]], evaluation.difference) == {"value": 1.0, "low": None, "high": None, "verdict": "no interval"}
+    assert bootstrap([[0, 0, 1, 1]] * 3, evaluation.quotient_difference)["value"] is None
 
 
 # ---------------------------------------------------------------- metrics
@@ -163,9 +165,16 @@ def test_metrics_by_hand():
     assert m["pass@k"][1] == {"value": 0.5, "se": 0.0} and m["pass@k"][2]["value"] == 1
     # problem a: a tie of one against one; problem b: the cut rollout abstains, alone or beside the right one
     assert m["cons@k"][1] == {"value": 0.5, "se": 0.0} and m["cons@k"][2] == {"value": 0.75, "se": 0.25}
-    assert m["lengths"]["all"] == {"n": 4, "mean": 25, "p10": 13, "median": 25, "p90": 37, "max": 40}
+    assert m["lengths"]["all"] == {
+        "n": 4, "mean": 25, "se": 10, "10th percentile": 13, "median": 25, "90th percentile": 37, "longest": 40}
     assert m["lengths"]["right"]["mean"] == 25 and m["lengths"]["wrong"]["median"] == 25
     assert [(p["pass@1"], p["mean_tokens"]) for p in m["curve"]] == [(0, 9), (0.25, 10), (0.25, (10 + 20 + 30 + 39) / 4), (0.5, 25)]
+
+
+def test_the_error_of_accuracy_per_token_by_hand():
+    m = measure(arrange("x", {}, [[rollout("a", 0, 10)], [rollout("b", 0, 30, False)]]), [40])
+    # 0.5 / 20 tokens; residuals 1 - 0.025 * 10 and 0 - 0.025 * 30, times 1,000 / 20: +-37.5; sqrt(2 * 2 * 37.5^2) / 2
+    assert (m["pass@1_per_1k_tokens"], m["pass@1_per_1k_tokens_se"]) == (25, pytest.approx(37.5))
 
 
 def test_difference_is_paired_by_problem_whatever_the_order(tmp_path):
@@ -173,8 +182,8 @@ def test_difference_is_paired_by_problem_whatever_the_order(tmp_path):
     b = pair(a, load_run(folder(tmp_path / "b", [rollout("q", 0, 15, False), rollout("p", 0, 5, True)])))
     d = analyse.analyse_metrics([a, b], Config())["difference"]
     assert (d["pass@1"]["low"], d["pass@1"]["high"]) == (0, 0) and "not distinguishable" in d["pass@1"]["verdict"]
-    assert d["mean_tokens"] == {"value": -10, "low": -15, "high": -5, "verdict": "B lower"}
-    assert d["tokens_ratio"]["value"] == d["tokens_ratio"]["high"] == 0.5 and d["tokens_ratio"]["verdict"] == "B lower"
+    assert d["mean_tokens"] == {"value": -10, "low": -15, "high": -5, "verdict": "lower"}
+    assert d["tokens_ratio"]["value"] == d["tokens_ratio"]["high"] == 0.5 and d["tokens_ratio"]["verdict"] == "lower"
 
 
 @settings(deadline=None, max_examples=30)
@@ -182,18 +191,73 @@ def test_difference_is_paired_by_problem_whatever_the_order(tmp_path):
 def test_a_looser_cap_never_hurts_and_the_loosest_is_pass_at_1(draws, caps):
     m = measure(arrange("x", {}, [[rollout(str(i), 0, n, right)] for i, (n, right) in enumerate(draws)]), sorted(caps) + [200])
     accuracy = [p["pass@1"] for p in m["curve"]]
-    assert accuracy == sorted(accuracy) and accuracy[-1] == m["pass@1"] and m["curve"][-1]["mean_tokens"] == m["mean_tokens"]
+    assert accuracy == sorted(accuracy) and accuracy[-1] == m["pass@1"]
+    assert m["curve"][-1]["mean_tokens"] == m["mean_tokens"]
     assert m["pass@k"][1]["value"] == pytest.approx(m["cons@k"][1]["value"]) == pytest.approx(m["pass@1"])
 
 
-def test_baselines_take_the_largest_vote_that_costs_no_more(tmp_path):
-    a = load_run(folder(tmp_path / "a", [rollout(p, 0, 100, p == "p") for p in "pq"]))
+@pytest.fixture
+def sides(tmp_path):
+    """A: two problems, one always right, 100 tokens; B: four samples of 27 tokens, of which the first is wrong."""
+    rows = [rollout(p, s, 100, p == "p", "7" if p == "p" else "8") for p in "pq" for s in range(2)]
+    a = load_run(folder(tmp_path / "a", rows))
     b = load_run(folder(tmp_path / "b", [rollout(p, s, 27, s > 0, "7" if s else "8") for p in "pq" for s in range(4)]))
-    c = load_run(folder(tmp_path / "c", [rollout(p, 0, 100) for p in "pq"], instruction="Think step by step."))
-    r = analyse.analyse_baselines([a, b, c], Config())
-    assert r["equal_tokens"]["k"] == 3 and r["equal_tokens"]["tokens"] == 81  # 4 would cost 108; of 3 at most one is wrong
-    assert r["equal_tokens"]["difference"]["value"] == 0.5 and [x["pass@1"] for x in r["rows"]] == [0.5, 0.75, 1]
-    assert "Think step by step." in "\n".join(analyse.show_baselines(r))
+    return a, b
+
+
+def test_votes_of_b_are_the_most_that_a_s_tokens_pay_for(sides):
+    one, two_ = analyse.analyse_baselines(list(sides), Config())["votes"]
+    assert (one["A"]["k"], one["B"]["k"], one["B"]["tokens"]) == (1, 3, 81)  # 4 would cost 108
+    assert (one["A"]["value"], one["B"]["value"], one["difference"]["value"]) == (0.5, 1, 0.5)  # of 3 at most one is wrong
+    assert (two_["A"]["k"], two_["A"]["tokens"], two_["B"]["k"]) == (2, 200, 4)  # 7 would be paid for: there are 4
+
+
+def test_a_dearer_b_still_has_one_vote(sides):
+    assert [v["B"]["k"] for v in analyse.analyse_baselines(list(sides[::-1]), Config())["votes"]] == [1, 1, 1]
+
+
+def test_every_other_prompt_is_paired_with_a(sides, tmp_path):
+    c = load_run(folder(tmp_path / "c", [rollout(p, 0, 50) for p in "pq"], instruction="Think step by step."))
+    r = analyse.analyse_baselines([*sides, c], Config())
+    assert [x["pass@1"] for x in r["rows"]] == [0.5, 0.75, 1] and "difference" not in r["rows"][0]
+    assert r["rows"][2]["difference"]["value"] == 0.5 and r["rows"][2]["tokens_ratio"]["value"] == 0.5
+    text = "\n".join(analyse.show_baselines(r))
+    assert "Think step by step." in text and evaluation.INSTRUCTION in text  # the latter where eval.json names none
+
+
+@pytest.fixture
+def tiny_pair(tmp_path, r1):
+    """Two real evaluations of the stand-in, one problem with two samples each."""
+    data = tmp_path / "p.jsonl"
+    data.write_text(json.dumps({"id": "p", "problem": "What is 1+1?", "answer": "2"}) + "\n")
+    for name in ("run/base_test", "run/final_test"):
+        evaluation.main(evaluation.Config(model=r1, load_4bit=False, data=str(data), cap=8, samples=2, seed=len(name),
+                                          device="cpu", out_dir=str(tmp_path / name)))
+    return str(tmp_path / "run/base_test"), str(tmp_path / "run/final_test")
+
+
+def test_prompts_are_measured_as_a_was_but_for_the_instruction(tiny_pair, monkeypatch):
+    monkeypatch.setattr(analyse, "PROMPTS", {"short": "Be brief.", "bare": ""})
+    analyse.main(["baselines", *tiny_pair, "--prompts", "true", "--device", "cpu"])
+    out, a = Path(tiny_pair[1]).parent / "analysis", load_run(tiny_pair[0])
+    short, bare = (load_run(str(out / f"prompt_{name}")) for name in ("short", "bare"))
+    same = ("model", "load_4bit", "data", "cap", "prompt_cap", "samples", "temperature", "top_p", "seed")
+    assert all(short.info[key] == a.info[key] for key in same) and short.info["instruction"] == "Be brief."
+    assert "What is 1+1?\nBe brief.<" in short.rows[0]["prompt"] and "What is 1+1?<" in bare.rows[0]["prompt"]
+    assert [x["instruction"] for x in result(tiny_pair, "baselines.json")["rows"]][2:] == ["Be brief.", ""]
+
+
+def test_a_measured_prompt_is_read_and_one_measured_otherwise_is_kept(tiny_pair, monkeypatch, capsys):
+    monkeypatch.setattr(analyse, "PROMPTS", {"short": "Be brief."})
+    command = ["baselines", *tiny_pair, "--prompts", "true", "--device", "cpu", "--out_dir"]
+    out = Path(tiny_pair[1]).parent / "analysis"
+    analyse.main([*command, str(out)])
+    (out / "baselines.json").unlink()
+    monkeypatch.setattr(evaluation, "main", lambda cfg: pytest.fail("measured twice"))
+    analyse.main([*command, str(out)])
+    (out / "baselines.json").unlink()
+    monkeypatch.setattr(analyse, "PROMPTS", {"short": "Be very brief."})
+    assert "measured otherwise" in stops(capsys, *command, out)
 
 
 # ---------------------------------------------------------------- budget forcing
@@ -260,24 +324,55 @@ def test_forced_answers_are_the_models_own(two, policy, r1):
     assert r["equal_tokens"]["value"] == pytest.approx(b.right.mean() - share * a.right.mean())
 
 
-def test_the_best_budget_within_the_price_is_the_rival_too(two, monkeypatch):
-    """A curve that falls with the budget: 10 tokens always right, 30 tokens always wrong, B in between."""
+@pytest.fixture
+def uneven(two, monkeypatch):
+    """A curve that is not monotone: 10 tokens always right, 30 always wrong, 250 right again; B lies at 50 to 70."""
     def force(model, tokenizer, run, coded, budget, cue, cfg):
-        return arrange("x", {}, [[rollout(i, 0, budget, budget == 10)] for i in run.ids]), []
+        return arrange("x", {}, [[rollout(i, 0, budget, budget != 30)] for i in run.ids]), []
 
     monkeypatch.setattr(analyse, "force", force)
-    analyse.main(["budget", *two, "--budgets", "[10, 30]", "--cue", "</think>\\boxed{", "--device", "cpu"])
-    r = result(two, "budget_forcing.json")
-    b = load_run(two[1])
-    assert r["best_budget"]["budget"] == 10 and r["best_budget"]["difference"]["value"] == pytest.approx(b.right.mean() - 1)
-    assert r["equal_tokens"]["curve_pass@1"] < 1 and "Best budget" in "\n".join(analyse.show_budget(r))
+    analyse.main(["budget", *two, "--budgets", "[10, 30, 250]", "--cue", "</think>\\boxed{", "--device", "cpu"])
+    return result(two, "budget_forcing.json"), load_run(two[1])
+
+
+def test_the_rival_at_equal_tokens_lies_between_the_neighbouring_budgets(uneven):
+    r, b = uneven
+    assert r["equal_tokens"]["curve_pass@1"] == pytest.approx((b.tokens.mean() - 30) / 220)
+    assert r["equal_tokens"]["mean_tokens"] == pytest.approx(b.tokens.mean())
+
+
+def test_the_best_budget_that_costs_no_more_than_b_is_a_rival(uneven):
+    r, b = uneven
+    assert (r["best_within"]["budget"], r["best_within"]["curve_tokens"]) == (10, 10)
+    assert r["best_within"]["value"] == pytest.approx(b.right.mean() - 1)
+
+
+def test_the_best_budget_of_all_and_no_budget_are_rivals_whatever_they_cost(uneven, two):
+    r, b = uneven
+    assert r["best_of_all"]["curve_pass@1"] == 1 and r["best_of_all"]["value"] == pytest.approx(b.right.mean() - 1)
+    assert r["uncut"]["value"] == pytest.approx(b.right.mean() - load_run(two[0]).right.mean())
+
+
+def test_the_budget_table_quotes_every_rival_with_its_interval(uneven):
+    text = "\n".join(analyse.show_budget(uneven[0]))
+    for words in ("at B's mean tokens", "best budget no dearer than B: 10", "best budget of all: 10", "A, no budget"):
+        assert any(words in line and "[" in line for line in text.splitlines()), words
+
+
+def test_the_best_of_a_curve_is_chosen_anew_in_every_draw():
+    """Two points, each right on one half of the problems: a draw's best is at least 1/2, so B at 1/2 is never above."""
+    policy = np.array([[0.5, 10.0]] * 40)
+    curve = np.array([[[float(p % 2 == k), 10.0] for p in range(40)] for k in range(2)])
+    r = analyse.best_of(policy, curve)
+    assert r["value"] == 0 and r["high"] == 0 and r["low"] < 0
 
 
 def test_a_policy_on_the_curve_does_not_differ_from_it():
     rng = np.random.default_rng(0)
     curve = [np.stack([rng.random(40), np.full(40, n)], 1) for n in (30.0, 10.0, 20.0)]
     exact = analyse.at_equal_tokens(curve[2], curve)
-    assert exact["value"] == pytest.approx(0) and exact["low"] == pytest.approx(0) and exact["verdict"] == "not distinguishable"
+    assert exact["value"] == pytest.approx(0) and exact["low"] == pytest.approx(0)
+    assert exact["verdict"] == "not distinguishable"
     between = analyse.at_equal_tokens((curve[1] + curve[2]) / 2, curve)
     assert between["value"] == pytest.approx(0) and between["mean_tokens"] == 15 and not between["shorter_than_curve"]
     assert analyse.at_equal_tokens(curve[1] - [0, 5], curve)["shorter_than_curve"]
@@ -293,7 +388,21 @@ def test_words_by_hand(two):
     assert r["B"]["Therefore"] == 1 and list(r["A"]) == list(r["B"])
     assert r["totals"]["A"] == {"all reflection": 3, "all working": 0}  # "But wait" is one place, not two
     assert r["per_1k_tokens"]["A"]["Wait"] == pytest.approx(3000 / load_run(two[0]).tokens.mean())
-    assert r["difference"]["Wait"]["value"] == -3 and r["difference"]["Wait"]["verdict"] == "B lower"
+    assert r["difference"]["Wait"]["value"] == -3 and r["difference"]["Wait"]["verdict"] == "lower"
+    assert r["se"]["A"]["Wait"] == 0 and r["never"] == ["Alternatively", "double-check", "let me compute"]
+
+
+def test_only_words_that_occur_have_a_row_and_the_others_are_named(two):
+    analyse.main(["words", *two])
+    text = "\n".join(analyse.show_words(result(two, "words.json")))
+    assert "| Alternatively" not in text and "| Therefore" in text
+    assert "Never there: Alternatively, double-check, let me compute." in text
+
+
+def test_a_list_of_words_that_never_occur_is_no_table(two):
+    analyse.main(["words", *two, "--reflection", '["Eureka"]', "--working", "[]"])
+    text = "\n".join(analyse.show_words(result(two, "words.json")))
+    assert "Never there: Eureka." in text and "|" not in text
 
 
 @settings(deadline=None)
@@ -338,135 +447,29 @@ def test_perplexity_of_random_weights_is_about_the_vocabulary(two, r1):
     analyse.main(["perplexity", *two, "--device", "cpu"])
     r = result(two, "perplexity.json")
     size = json.loads(Path(r1, "config.json").read_text())["vocab_size"]
-    assert size / 2 < r["A"]["thinking"] < 2 * size and r["A"]["tokens"]["all"] == r["A"]["tokens"]["thinking"] + r["A"]["tokens"]["answer"]
-    assert r["ratio"]["all"]["value"] == pytest.approx(r["B"]["all"] / r["A"]["all"])
+    assert size / 2 < r["A"]["thinking"]["value"] < 2 * size
+    assert r["tokens"]["A"]["all"] == r["tokens"]["A"]["thinking"] + r["tokens"]["A"]["answer"]
+    assert r["ratio"]["all"]["value"] == pytest.approx(r["B"]["all"]["value"] / r["A"]["all"]["value"])
 
 
-# ---------------------------------------------------------------- the judge
+def test_perplexity_has_like_lengths_together_and_never_all_logits_at_once(policy, monkeypatch):
+    model, _ = policy
+    widths, sizes, logits, forward = [], [], analyse.float_logits, model.get_decoder().forward
 
+    def seen(input_ids, **options):
+        widths.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **options)
 
-class Server:
-    """An OpenAI-compatible stand-in; `say` takes (prompt, number of the request) and returns (status, body), or sleeps."""
-
-    def __init__(self, say):
-        outer, self.requests, lock = self, [], threading.Lock()
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.requests.append((self.path, dict(self.headers), body))
-                    number = len(outer.requests)
-                status, reply = say(body["messages"][0]["content"], number)
-                try:
-                    self.send_response(status)
-                    self.end_headers()
-                    self.wfile.write(reply)
-                except OSError:
-                    pass  # the client has given up
-
-            def log_message(self, *_):
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("JUDGE_KEY", "s3cret")
-    servers = []
-    yield lambda say: servers.append(Server(say)) or servers[-1]
-    for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
-
-
-def chat(text):
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-
-
-def behaviours(two, server, *more):
-    analyse.main(["behaviours", *two, "--judge_url", server.url, "--judge_model", "j", "--judge_key_env", "JUDGE_KEY", *more])
-    return result(two, "behaviours.json")
-
-
-def label(prompt, number):
-    step = re.search(r"The step to label: (.*)", prompt)[1]
-    return chat("Compute." if step.startswith("Therefore") else "recheck_step")
-
-
-def test_phases_are_counted_and_replies_cached(two, serve):
-    server = serve(label)
-    r = behaviours(two, server)
-    # A: "Wait, so 7." and "Wait. But wait: 7." of each of six first answers; B: one line
-    assert r["steps"] == {"A": 12, "B": 6} and r["invalid"] == {"A": 0, "B": 0}
-    assert r["A"]["recheck_step"] == 1 and r["B"]["compute"] == 1 and r["difference"]["recheck_step"]["value"] == -1
-    path, headers, body = server.requests[0]
-    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer s3cret" and body["model"] == "j"
-    assert all(phase in body["messages"][0]["content"] for phase in analyse.PHASES)
-    asked = len(server.requests)
-    cache = Path(two[1]).parent / "analysis/judge.jsonl"
-    cache.write_text(cache.read_text() + '{"key": "half a li')
-    assert behaviours(two, server, "--overwrite", "true") == r | {"command": r["command"]} and len(server.requests) == asked
-
-
-@pytest.mark.parametrize("bad", [(200, b"<html>"), (200, b'{"choices": []}'), (200, b"[1]"), (200, b"[" * 200_000), (200, b"\xff"), (500, b"down"), (429, b""),
-                                 chat("compute or explore"), chat(None), chat("I cannot say.")], ids=lambda bad: f"{bad[0]} {bad[1][:40]}")
-def test_what_is_no_label_is_asked_once_more_then_counted(two, serve, bad):
-    flaky = {}
-
-    def say(prompt, number):
-        flaky[prompt] = flaky.get(prompt, 0) + 1
-        if "What is p0?" in prompt:
-            return bad  # never a label for the first problem's steps
-        return bad if flaky[prompt] == 1 else label(prompt, number)
-
-    r = behaviours(two, serve(say))
-    assert r["invalid"] == {"A": 2, "B": 1} and r["A"]["recheck_step"] == 1 and set(flaky.values()) == {2}
-
-
-def test_a_slow_judge_is_asked_again(two, serve):
-    def slow(prompt, number):
-        time.sleep(0.6 if number == 1 else 0)
-        return label(prompt, number)
-
-    server = serve(slow)
-    assert behaviours(two, server, "--judge_timeout", "0.3")["invalid"] == {"A": 0, "B": 0} and len(server.requests) == 19
-
-
-def test_a_judge_that_is_down_is_one_line(two, serve, capsys):
-    server = serve(label)
-    server.http.shutdown(), server.http.server_close()
-    line = stops(capsys, "behaviours", *two, "--judge_url", server.url, "--judge_model", "j")
-    assert server.url in line and "refused" in line
-    assert "HTTP 401" in stops(capsys, "behaviours", *two, "--judge_url", serve(lambda *_: (401, b"")).url, "--judge_model", "j")
-    assert "http://" in stops(capsys, "behaviours", *two, "--judge_url", "localhost:1", "--judge_model", "j")
-    assert "--judge_model" in stops(capsys, "behaviours", *two)
-
-
-def test_a_local_model_may_judge(two, r1):
-    analyse.main(["behaviours", *two, "--judge_model", r1, "--judge_tokens", "4", "--judge_problems", "2", "--device", "cpu"])
-    r = result(two, "behaviours.json")
-    assert r["steps"] == {"A": 4, "B": 2} and r["invalid"] == {"A": 4, "B": 2} and r["A"]["compute"] is None  # random weights name no phase
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="ab.!? \n<>/think", max_size=80), st.integers(1, 30))
-def test_steps_keep_every_word_and_never_raise(text, longest):
-    joined = "".join(analyse.steps(text, longest))
-    thinking = text.partition("</think>")[0].rpartition("<think>")[2]
-    assert re.sub(r"\W", "", joined) == re.sub(r"\W", "", thinking)
-    analyse.parse_phase(text)
+    monkeypatch.setattr(model.get_decoder(), "forward", seen)
+    monkeypatch.setattr(analyse, "float_logits", lambda head, x: sizes.append(len(x)) or logits(head, x))
+    analyse.response_nll(model, [[1] * n for n in (3, 40, 4, 39)], [1] * 4, tokens_per_batch=80, chunk=16)
+    assert widths == [(2, 40), (2, 4)] and max(sizes) == 16 and sum(sizes) == 39 + 38 + 3 + 2
 
 
 # ---------------------------------------------------------------- compare and bad input
 
 
-def test_compare_writes_one_report_with_every_command(two, capsys, serve):
+def test_compare_writes_one_report_with_every_command(two):
     analyse.main(["budget", *two, "--budgets", "[5]", "--answer_cap", "4", "--device", "cpu"])
     analyse.main(["compare", *two, "--resamples", "200"])
     out = Path(two[1]).parent / "analysis"
@@ -474,16 +477,51 @@ def test_compare_writes_one_report_with_every_command(two, capsys, serve):
     a, b = two
     for heading in ("Metrics", "Inference-time baselines", "Budget forcing", "Reflection and working words", "Readability", "Behaviours"):
         assert f"## {heading}" in report
+    assert f"`python eval.py compare {a} {b} --resamples 200` made" in report and "interval of 200 bootstrap" in report
     assert f"Not measured: `python analyse.py perplexity {a} {b} --resamples 200`" in report
+    assert f"Not measured: `python judge.py {a} {b} --resamples 200 --url URL --model NAME`" in report
     assert f"`python analyse.py budget {a} {b} --device cpu --budgets '[5]' --answer_cap 4`" in report
     assert f"`python analyse.py metrics {a} {b} --resamples 200`" in report and "They differ in" not in report
-    assert "not distinguishable" in report or "B lower" in report
-    if (out / "trace.html").exists():
-        assert "trace.html" in report
-    assert "--overwrite" in stops(capsys, "compare", *two)
-    analyse.main(["compare", *two, "--overwrite", "true", "--perplexity", "true", "--device", "cpu"])
-    report = (out / "report.md").read_text(encoding="utf-8")
-    assert f"`python analyse.py perplexity {a} {b} --device cpu`" in report and "perplexity, answer" in report
+    assert f"python eval.py --model {load_run(a).info['model']} --load_4bit false --seed 0 --data t.jsonl" in report
+    assert "**Tokens, B in % of A: " in report and (out / "trace.html").exists()
+
+
+def test_compare_full_also_runs_what_loads_the_model(two, monkeypatch):
+    monkeypatch.setattr(analyse, "measure_prompts", lambda a, cfg: [a])
+    analyse.main(["compare", *two, "--full", "true", "--budgets", "[5]", "--answer_cap", "4", "--device", "cpu"])
+    report = (Path(two[1]).parent / "analysis/report.md").read_text(encoding="utf-8")
+    assert "perplexity, answer" in report and "best budget of all: 5" in report
+    assert "Not measured: `python judge.py" in report and report.count("Not measured") == 1
+
+
+def test_the_report_of_a_run_folder_shows_its_pictures(tmp_path):
+    from test_plot import make_run
+
+    run = make_run(tmp_path / "toy")
+    analyse.main(["compare", str(run / "base_test"), str(run / "final_test"), "--resamples", "50"])
+    report = (run / "analysis/report.md").read_text(encoding="utf-8")
+    assert f"`python plot.py run {run}`" in report
+    for name in ("length_accuracy", "training", "lengths", "budget", "words"):
+        assert f"](../{name}.png)" in report and (run / f"{name}.png").exists()
+
+
+def test_sides_with_other_numbers_of_samples_show_every_k(tmp_path):
+    a = folder(tmp_path / "a", [rollout(p, s) for p in "pq" for s in range(3)])
+    b = folder(tmp_path / "b", [rollout(p, s) for p in "pq" for s in range(4)])
+    analyse.main(["metrics", a, b, "--out_dir", str(tmp_path / "o"), "--resamples", "50"])
+    text = "\n".join(analyse.show_metrics(json.loads((tmp_path / "o/metrics.json").read_text())))
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| pass@")]
+    rows = {row[1]: row[2:4] for row in cells}
+    assert rows["pass@3, %"] == ["100.0 +- 0.0", "-"] and rows["pass@4, %"] == ["-", "100.0 +- 0.0"]
+
+
+def test_a_report_that_exists_is_kept(two, capsys):
+    report = Path(two[1]).parent / "analysis/report.md"
+    report.parent.mkdir()
+    report.write_text("mine")
+    assert "report.md exists; --overwrite" in stops(capsys, "compare", *two) and report.read_text() == "mine"
+    analyse.main(["compare", *two, "--overwrite", "true", "--resamples", "50"])
+    assert report.read_text(encoding="utf-8").startswith("# ")
 
 
 def test_the_recorded_command_makes_the_same_file(two):
@@ -503,16 +541,25 @@ def test_results_of_other_rollouts_are_never_shown(two, capsys):
     assert "words.json" in stops(capsys, "compare", *two)
 
 
-def test_no_right_answer_at_all_and_a_single_sample_work_and_say_so(tmp_path, capsys):
-    a = folder(tmp_path / "a", [rollout("p", 0, 10, False), rollout("q", 0, 10, False)])
-    b = folder(tmp_path / "b", [rollout("p", 0, 10, False), rollout("q", 0, 5, False)])
-    analyse.main(["metrics", a, b])
-    out = capsys.readouterr().out
-    assert out.count("no right answer at all") == 2 and out.count("one sample a problem") == 2
-    one = folder(tmp_path / "one", [rollout("p", 0, 10)])
-    analyse.main(["metrics", one, "--out_dir", str(tmp_path / "o")])
-    assert "one problem only, so no error bar" in capsys.readouterr().out
-    assert json.loads((tmp_path / "o/metrics.json").read_text())["A"]["pass@1_se"] is None
+def test_no_right_answer_at_all_is_said(tmp_path, capsys):
+    a, b = (folder(tmp_path / name, [rollout(p, 0, 10, False) for p in "pq"]) for name in "ab")
+    analyse.main(["compare", a, b, "--resamples", "50"])
+    report = capsys.readouterr().out
+    assert report.count("no right answer at all") == 2 and "0.0 [0.0, 0.0] not distinguishable" in report
+
+
+def test_one_sample_a_problem_is_said(tmp_path, capsys):
+    a = folder(tmp_path / "a", [rollout(p) for p in "pq"])
+    analyse.main(["metrics", a])
+    assert "one sample a problem, so no pass@k and no vote" in capsys.readouterr().out
+
+
+def test_one_sample_of_one_problem_has_no_error_bar_and_says_so(tmp_path, capsys):
+    a, b = (folder(tmp_path / name, [rollout("p", 0, n)]) for name, n in (("a", 10), ("b", 5)))
+    analyse.main(["compare", a, b, "--resamples", "50"])
+    report = capsys.readouterr().out
+    assert report.count("one problem only, so no error bar and no interval") == 2
+    assert "+- " not in report.split("## Metrics")[1] and "-5.0 no interval" in report
 
 
 def test_line_separators_in_a_response_are_not_line_ends(tmp_path):
@@ -520,16 +567,22 @@ def test_line_separators_in_a_response_are_not_line_ends(tmp_path):
     assert load_run(path).rows[0]["response"].startswith("a\u2028b\x85c\x0bd")
 
 
+@pytest.mark.parametrize("field", evaluation.KINDS)
+def test_a_missing_field_is_named_with_file_and_line(tmp_path, capsys, field):
+    path = folder(tmp_path / "a", [rollout(), {k: v for k, v in rollout("b").items() if k != field}])
+    assert f"{path}/rollouts.jsonl line 2 has no {field}" in stops(capsys, "metrics", path)
+
+
 @pytest.mark.parametrize("rows, info, says", [
     ([], {}, "no rollouts"),
     ([rollout(), rollout()], {}, "line 2"),
     ([rollout(), rollout("b", 0, right=None)], {}, "line 2: correct"),
-    ([{k: v for k, v in rollout().items() if k != "gold"}], {}, "line 1 has no gold"),
     ([rollout(n=9.5)], {}, "line 1: n_tokens"),
     ([rollout(n=641)], {}, "line 1: 641"),
     ([rollout(), rollout("b"), rollout("b", 1)], {}, "problem a has 1"),
     ([[1]], {}, "line 1 has no id"),
     ([rollout()], {"cap": None}, "eval.json"),
+    ([rollout(), rollout("b", response="x" * 10_000_000)], {}, "line 2 is longer than 10 MB"),
 ])
 def test_bad_rollout_files_name_file_and_line(tmp_path, capsys, rows, info, says):
     path = folder(tmp_path / "a", rows, **info)
@@ -537,24 +590,34 @@ def test_bad_rollout_files_name_file_and_line(tmp_path, capsys, rows, info, says
     assert path in line and says in line
 
 
-def test_bad_pairs_and_commands_are_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("rows, info, says", [
+    ([rollout("p")], {}, "problem q of"),
+    ([rollout(p) for p in "pqr"], {}, "lacks problem r"),
+    ([rollout("p"), rollout("q") | {"gold": "8"}], {}, "problem q of"),
+    ([rollout("p"), rollout("q")], {"cap": 300}, "with 300: measure both with one"),
+    ([], {}, "holds no rollouts"),
+], ids=["fewer problems", "more problems", "another gold", "another cap", "an empty side"])
+def test_sides_that_cannot_be_compared_are_one_line(tmp_path, capsys, rows, info, says):
     a = folder(tmp_path / "a", [rollout("p"), rollout("q")])
-    assert "problem q" in stops(capsys, "metrics", a, folder(tmp_path / "b", [rollout("p")]))
-    assert "problem r" in stops(capsys, "metrics", a, folder(tmp_path / "c", [rollout(p) for p in "pqr"]))
-    assert "another" in stops(capsys, "metrics", a, folder(tmp_path / "d", [rollout("p"), rollout("q") | {"gold": "8"}]))
-    assert "with 300" in stops(capsys, "metrics", a, folder(tmp_path / "e", [rollout("p"), rollout("q")], cap=300))
+    line = stops(capsys, "compare", a, folder(tmp_path / "b", rows, **info))
+    assert says in line and str(tmp_path / "b") in line
+
+
+def test_bad_commands_are_one_line(tmp_path, capsys):
+    a = folder(tmp_path / "a", [rollout("p"), rollout("q")])
     assert "eval.json" in stops(capsys, "metrics", tmp_path / "none")
+    assert "no analysis" in stops(capsys, "metric", a)
+    assert "compare takes 2 evaluation folders" in stops(capsys, "compare", a)
     Path(a, "rollouts.jsonl").write_text('{"id": \n')
     assert "line 1 is not JSON" in stops(capsys, "metrics", a)
-    assert "no analysis" in stops(capsys, "metric", a)
-    assert "2 to 2" in stops(capsys, "compare", a)
 
 
 def test_bad_options_are_one_line(two, capsys):
     assert "resample" in stops(capsys, "metrics", *two, "--resample", "3")
     assert "--resamples" in stops(capsys, "metrics", *two, "--resamples", "0")
     assert "--cue" in stops(capsys, "budget", *two, "--cue", "Answer: ")
-    assert "--budgets" in stops(capsys, "budget", *two, "--budgets", "[0]") and "640" in stops(capsys, "budget", *two, "--budgets", "[700]")
+    assert "--budgets" in stops(capsys, "budget", *two, "--budgets", "[0]")
+    assert "640" in stops(capsys, "budget", *two, "--budgets", "[700]")
     assert "--reflection" in stops(capsys, "words", *two, "--reflection", '[" "]')
     analyse.main(["metrics", *two])
     assert "metrics.json exists" in stops(capsys, "metrics", *two)

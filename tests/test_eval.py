@@ -66,7 +66,8 @@ def test_eval_writes_its_files_and_keeps_what_is_there(r1, data, tmp_path, capsy
     evaluation.main(cfg)
     result = json.loads((tmp_path / "e" / "eval.json").read_text())
     names = "pass@1 pass@1_se mean_tokens mean_tokens_correct mean_tokens_wrong finished n_problems n_samples cap temperature top_p seed model adapter data"
-    assert set(names.split()) <= set(result) and (result["n_problems"], result["n_samples"], result["cap"]) == (3, 2, 24)
+    assert set(names.split()) <= set(result)
+    assert (result["n_problems"], result["n_samples"], result["cap"]) == (3, 2, 24)
     rows = [json.loads(line) for line in (tmp_path / "e" / "rollouts.jsonl").open(encoding="utf-8")]
     assert len(rows) == 6 and all("within 7 tokens" in r["prompt"] and r["n_tokens"] <= 24 for r in rows)
     assert metrics(rows)["mean_tokens"] == result["mean_tokens"]
@@ -97,3 +98,34 @@ def test_report_of_a_run_without_its_evaluations_names_the_missing_file(tmp_path
     with pytest.raises(SystemExit) as stop:
         evaluation.report(str(tmp_path))
     assert stop.value.code == 2 and "base_test" in capsys.readouterr().err
+
+
+def test_the_instruction_reaches_the_prompt_and_eval_json(r1, data, tmp_path):
+    cfg = Config(model=r1, data=str(data), cap=8, samples=1, instruction="Think step by step.", out_dir=str(tmp_path / "e"), device="cpu")
+    evaluation.main(cfg)
+    assert json.loads((tmp_path / "e" / "eval.json").read_text())["instruction"] == "Think step by step."
+    rows = [json.loads(line) for line in (tmp_path / "e" / "rollouts.jsonl").open(encoding="utf-8")]
+    assert [f"What is {i}+1?\nThink step by step.<" in r["prompt"] for i, r in enumerate(rows)] == [True] * 3
+
+
+def test_without_an_instruction_the_prompt_is_the_present_one(r1):
+    from sample import INSTRUCTION, build_prompt, encode_prompts, load_tokenizer
+
+    tokenizer = load_tokenizer(r1)
+    assert build_prompt(tokenizer, "1+1?", 9) == build_prompt(tokenizer, "1+1?", 9, INSTRUCTION)
+    assert encode_prompts(tokenizer, ["1+1?"], 9) == encode_prompts(tokenizer, ["1+1?"], 9, INSTRUCTION)
+    assert f"1+1?\n{INSTRUCTION}<" in build_prompt(tokenizer, "1+1?", 9)
+    assert "1+1?<" in build_prompt(tokenizer, "1+1?", 9, "")
+
+
+def test_finished_has_a_standard_error():
+    m = metrics([row("a", 10, True, True), row("b", 20, False, True), row("c", 30, True, True)])
+    assert m["finished"] == pytest.approx(2 / 3) and m["finished_se"] == pytest.approx(1 / 3)  # sqrt(3/2 * 6/9) / 3
+
+
+def test_an_evaluation_from_before_the_instruction_option_had_the_default_one(r1, data, tmp_path):
+    evaluation.main(Config(model=r1, data=str(data), cap=8, samples=1, out_dir=str(tmp_path / "e"), device="cpu"))
+    info = json.loads((tmp_path / "e" / "eval.json").read_text())
+    assert info.pop("instruction") == evaluation.INSTRUCTION
+    (tmp_path / "e" / "eval.json").write_text(json.dumps(info))
+    assert evaluation.load_run(str(tmp_path / "e")).info["instruction"] == evaluation.INSTRUCTION

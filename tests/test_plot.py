@@ -162,7 +162,8 @@ def test_one_wrong_answer_to_one_problem_and_a_round_without_figures(run_folder)
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["base"]["pass@1_se"] is None and "pass@1" not in summary["rounds"][-1]
     figure = plot.draw_length_accuracy(json.loads((run_folder / "base/eval.json").read_text()), summary, "x")
-    assert "no error bars" in figure.axes[0].get_xlabel() and "start kept in round cap 145" in figure.axes[0].get_xlabel()
+    assert "no error bars" in figure.axes[0].get_xlabel()
+    assert "start kept in round cap 145" in figure.axes[0].get_xlabel()
     rows = plot.read_rollouts(run_folder / "base_test")
     assert "no standard error" in plot.draw_budget(rows, rows, [], "x").get_supxlabel()
     plot.run(str(run_folder))
@@ -177,6 +178,54 @@ def test_labels_do_not_cover_each_other():
     boxes = [plot.Text.get_window_extent(text) for text in figure.axes[0].texts if text.get_text()]
     assert len(boxes) == 7
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def all_text(figure):
+    """Every string in a figure, with its pixels; but those at ticks, of which some lie beyond the axis, undrawn."""
+    figure.draw_without_rendering()
+    ticks = {label for ax in figure.axes
+             for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels(which="both")}
+    texts = [text for text in figure.findobj(plot.Text) if text.get_text() and text not in ticks]
+    return {text.get_text(): plot.Text.get_window_extent(text) for text in texts}
+
+
+@pytest.mark.parametrize("name", ["toy", "r1_1.5b_24gb_seed_3_with_a_long_name_that_someone_gave_it"])
+def test_nothing_is_cut_off_at_the_picture_s_edge(run_folder, name):
+    plot.run(str(run_folder))  # sets the style, too
+    summary = json.loads((run_folder / "summary.json").read_text())
+    before, after = (plot.read_rollouts(run_folder / f"{side}_test") for side in ("base", "final"))
+    logs = [(r["cap"], plot.read_log(run_folder / f"cap{r['cap']}" / "log.csv")) for r in summary["rounds"]]
+    gap = {"value": 0.6, "low": 0.5, "high": 0.7}
+    never = {f"never {k}": 0 for k in range(12)}
+    words = {side: {f"word {k}": k * (side == "A") for k in range(3)} | never for side in "AB"}
+    for figure in (plot.draw_length_accuracy(json.loads((run_folder / "base/eval.json").read_text()), summary, name),
+                   plot.draw_training(logs, name), plot.draw_lengths(before, after, name),
+                   plot.draw_budget(before, after, [], name, gap), plot.draw_words(words, name)):
+        width, height = figure.bbox.size
+        for text, box in all_text(figure).items():
+            assert box.x0 > -2 and box.x1 < width + 2 and box.y0 > -2 and box.y1 < height + 2, (text, box)
+
+
+def test_titles_say_what_is_to_be_seen(run_folder):
+    summary = {"base": {"pass@1": 0.8, "pass@1_se": 0.01, "mean_tokens": 300.0, "mean_tokens_se": 2.0}, "rounds": []}
+    summary["final"] = summary["base"] | {"pass@1": 0.9, "mean_tokens": 75.0}
+    title = plot.draw_length_accuracy(summary["base"], summary, "x").axes[0].get_title("left")
+    assert title == "x: 25 % of the tokens, pass@1 80.0 → 90.0 % (test problems)"
+    rows = plot.read_rollouts(run_folder / "base_test")
+    gap = {"value": 0.625, "low": 0.5, "high": 0.75}
+    assert "+62.5 points [50.0, 75.0]" in plot.draw_budget(rows, rows, [], "x", gap).axes[0].get_title("left")
+
+
+def test_words_that_never_occur_have_no_bar_and_are_named():
+    ax = plot.draw_words({"A": {"Wait": 2.0, "Hmm": 0, "so": 0}, "B": {"Wait": 1.0, "Hmm": 0, "so": 0.5}}, "x").axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Wait", "so"]
+    assert "never there: Hmm" in ax.get_xlabel()
+    assert ax.get_title("left") == "x: 1 of 2 words come less often in final than in base"
+
+
+def test_a_list_of_words_that_never_occur_is_drawn_and_said():
+    ax = plot.draw_words({"A": {"Hmm": 0}, "B": {"Hmm": 0}}, "x").axes[0]
+    assert ax.get_title("left") == "x: none of the listed words occurs"
 
 
 def test_run_refuses_what_it_cannot_draw(run_folder, capsys):
@@ -221,6 +270,7 @@ def test_rollout_files_are_checked_line_by_line(tmp_path, capsys):
         (lines[:2] + [json.dumps(good[2] | {"n_tokens": True})], ["line 3: 'n_tokens' is true, not int"]),
         (lines[:2] + ["[1]"], ["line 3: not a JSON object"]),
         (lines[:2] + ['{"id": '], ["line 3: not JSON"]),
+        (lines[:2] + [json.dumps(good[2] | {"response": "x" * plot.LONGEST})], ["line 3 is longer than 10 MB"]),
         (lines[:2] + [lines[1]], ["line 3: sample 0 of problem p1 a second time"]),
         ([], ["b.jsonl holds no rollout"]),
         (lines[:2], ["different problems: p2 is only in", "/a"]),
@@ -328,6 +378,18 @@ def test_filter_and_paging(page):
     assert ids(page)[0] == current(page) == "p50"
     page.locator("#next").click()
     assert len(ids(page)) == 20 and page.locator("#next").is_disabled()
+
+
+def test_the_change_stands_under_the_totals(page):
+    # before 300 - i, after 100 + (37 i mod 60): 120 problems run twice through 0..59; one answer has 500 instead of 139.
+    share = 100 * (129.5 + (500 - 139) / 240) / (300 - 59.5)
+    # of 240 answers "after" loses p2's and p7's first, "before" p1's; p3 is wrong on both sides
+    assert page.locator("#totals dd").last.inner_text() == f"{share:.1f} % of the tokens, pass@1 −{100 / 240:.1f} points"
+
+
+def test_a_row_s_figures_stay_on_one_line(page):
+    heights = page.locator(".bars span").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+    assert max(heights) == min(heights)
 
 
 def test_sort_by_saving(page):

@@ -1,0 +1,251 @@
+r"""What the thinking is made of: a judge labels every step with one of ten phases of problem solving.
+
+    python judge.py out/toy/base_test out/toy/final_test --url http://localhost:8000/v1 --model NAME
+    python judge.py A B --url https://api.example.com/v1 --model NAME --key_env MY_KEY   # an endpoint with a key
+    python judge.py A B --model Qwen/Qwen2.5-7B-Instruct        # a model on this machine, no endpoint
+
+A and B are folders that eval.py wrote; A alone will do. Writes behaviours.json into `analysis` beside B, where
+`python eval.py compare A B` finds it for its report, and judge.jsonl, the replies: no step is ever asked twice
+of the same judge.
+
+Unlike the paper's figure: the phases' names, their description and the prompt are ours (edit them below), every
+share has a bootstrap interval over problems, and replies that name no phase are counted, not guessed at.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from analyse import make, read_sides, show_behaviours
+from eval import Run, bootstrap, notes, quotient_difference
+from sample import Options, choose_rows, die, generate_rollouts, load_policy, parse, rollout_model
+
+# --- yours to edit: the phases, and what the judge is told
+PHASES = {
+    "understand": "reads the problem, says what is given and what is asked",
+    "reformulate": "puts the problem into other words, symbols or an equivalent form",
+    "theorem": "brings in a known theorem, formula or standard method",
+    "decompose": "splits the task into parts or cases, or plans the way",
+    "compute": "calculates, expands or simplifies",
+    "substitute": "puts values or expressions into a formula",
+    "recheck_step": "doubts or verifies one step or one number",
+    "recheck_all": "doubts or verifies the answer or the solution as a whole",
+    "explore": "leaves the present approach for another one",
+    "finalize": "states the result or wraps up",
+}
+JUDGE = """A solution to a mathematics problem was cut into steps. Decide which phase of problem solving one step
+belongs to.
+
+Phases:
+{phases}
+
+Problem: {problem}
+
+The step before: {before}
+
+The step to label: {step}
+
+Reply with the name of one phase and nothing else."""
+
+@dataclass
+class Config(Options):
+    """Options of judge.py: each is a YAML key and a --flag."""
+
+    model: str = ""
+    """The judge: its name at the endpoint; without --url a model's folder or hub id."""
+    url: str = ""
+    """OpenAI-compatible endpoint such as http://localhost:8000/v1; empty: --model runs here."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the endpoint's key, if it wants one."""
+    timeout: float = 60.0
+    """Seconds to wait for a reply."""
+    reply_tokens: int = 64
+    """Most tokens of a reply; more for a judge that thinks aloud."""
+    problems: int = 32
+    """Judge the first answer to each of the first so many problems; 0: to all."""
+    out_dir: str = ""
+    """Folder for the results; empty: `analysis` beside the last folder."""
+    overwrite: bool = False
+    """Write over results that are there (the replies are kept)."""
+    resamples: int = 10_000
+    """Draws of the bootstrap over problems."""
+
+
+def steps(response: str, longest: int = 600) -> list[str]:
+    r"""Cuts the thinking into steps: paragraphs (between blank lines), or lines where there is one paragraph only.
+
+    What is longer than `longest` characters is cut at sentence ends, as few times as will do; pieces without a
+    letter or digit are dropped. The thinking ends at the first </think>; cut-off thinking counts.
+
+    >>> steps("Let x be 1.\n\nSo x = 1.\n---\n\n***</think>\nDone."), steps("a = 1\nb = 2")
+    (['Let x be 1.', 'So x = 1.\n---'], ['a = 1', 'b = 2'])
+    >>> steps("One is odd. Two is even. Three?", longest=20)
+    ['One is odd.', 'Two is even. Three?']
+    """
+    text = response.partition("</think>")[0].rpartition("<think>")[2].strip()
+    pieces, result = [p for p in re.split(r"\n\s*\n", text)], []
+    for piece in pieces if len(pieces) > 1 else text.split("\n"):
+        whole = ""
+        for sentence in re.split(r"(?<=[.!?])\s+", piece) if len(piece) > longest else [piece]:
+            if whole and len(whole) + 1 + len(sentence) > longest:
+                result.append(whole)
+                whole = ""
+            whole = f"{whole} {sentence}".strip()
+        result.append(whole)
+    return [r.strip() for r in result if re.search(r"\w", r)]
+
+
+def parse_phase(reply: str) -> str | None:
+    """The one phase that a reply names (after its thinking, if it thinks aloud); None for none or several.
+
+    >>> parse_phase("**Compute**."), parse_phase("compute or explore"), parse_phase("<think>explore</think> finalize")
+    ('compute', None, 'finalize')
+    """
+    said = reply.rpartition("</think>")[2].lower()
+    found = set(re.findall(r"(?<![a-z_])(" + "|".join(PHASES) + r")(?![a-z_])", said))
+    return found.pop() if len(found) == 1 else None
+
+
+def ask_endpoint(cfg: Config, prompt: str) -> tuple[str | None, str]:
+    """(reply, "") of an OpenAI-compatible endpoint, or (None, what went wrong)."""
+    url = cfg.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    body = {"model": cfg.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+    body["max_tokens"] = cfg.reply_tokens
+    key = os.environ.get(cfg.key_env, "")
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=cfg.timeout) as response:
+            reply = json.loads(response.read(1 << 20))["choices"][0]["message"]["content"]
+        return (reply, "") if isinstance(reply, str) else (None, "a reply without text")
+    except urllib.error.HTTPError as error:
+        return None, f"HTTP {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException) as error:
+        return None, str(getattr(error, "reason", error)) or type(error).__name__
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None, "a reply that is not a chat completion"
+
+
+def make_judge(cfg: Config) -> Callable[[list[str], int], list[tuple[str | None, str]]]:
+    """A function from prompts and the number of the attempt to (reply, error) pairs; loads a local model once."""
+    if cfg.url:
+        def ask(prompts: list[str], attempt: int):
+            with ThreadPoolExecutor(8) as threads:
+                return list(threads.map(lambda prompt: ask_endpoint(cfg, prompt), prompts))
+
+        return ask
+    policy, tokenizer = load_policy(cfg)
+    model = rollout_model(policy, cfg, 4096)
+
+    def ask_local(prompts: list[str], attempt: int):
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        rows = choose_rows(model, cfg, max(map(len, ids)) + cfg.reply_tokens)
+        # The second attempt is sampled: a greedy one would say the same again.
+        options = {"cap": cfg.reply_tokens, "temperature": 0.7 * attempt, "rows": rows, "seed": cfg.seed}
+        try:
+            return [(rollout.text, "") for rollout in generate_rollouts(model, tokenizer, ids, **options)]
+        except ValueError as error:
+            die(f"--model {cfg.model}: {error}")
+
+    return ask_local
+
+
+def label_steps(prompts: list[str], cfg: Config, cache: Path) -> list[str | None]:
+    """The judge's phase for each prompt, None where two attempts named none.
+
+    Good replies are appended to `cache` (JSON lines, by hash of judge and prompt), so that a run that was stopped
+    goes on where it was. Exits with status 2 when no prompt of a batch gets a reply in two attempts: the judge is down.
+    """
+    keys = [hashlib.sha256(f"{cfg.url}\n{cfg.model}\n{p}".encode()).hexdigest() for p in prompts]
+    known: dict[str, str] = {}
+    for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else []:
+        try:
+            known.update({row["key"]: row["phase"] for row in [json.loads(line)] if row["phase"] in PHASES})
+        except (ValueError, KeyError, TypeError):
+            pass  # the half line of a run that was killed: asked again
+    left = {key: prompt for key, prompt in zip(keys, prompts) if key not in known}
+    judge, batch, heard = make_judge(cfg) if left else None, 8 if cfg.url else 64, False
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(total=len(left), desc="judge", unit="step", leave=False, disable=None)
+    with cache.open("a", encoding="utf-8") as file, bar:
+        file.write("\n" if left and cache.stat().st_size else "")  # a killed run's half line must not swallow ours
+        for start in range(0, len(left), batch):
+            asked, replied, error = list(left)[start : start + batch], False, ""
+            for attempt in range(2):
+                open_keys = [key for key in asked if key not in known]
+                replies = judge([left[key] for key in open_keys], attempt) if open_keys else []
+                for key, (reply, wrong) in zip(open_keys, replies):
+                    replied, error = replied or reply is not None, wrong or error
+                    if reply is not None and (phase := parse_phase(reply)):
+                        known[key] = phase
+                        file.write(json.dumps({"key": key, "phase": phase, "reply": reply}) + "\n")
+                file.flush()
+            heard = heard or replied
+            if not replied and (not heard or len(asked) == batch):  # one bad step at the end is no dead judge
+                die(f"judge {cfg.url} gives no replies ({error}); what it has labelled so far is kept in {cache}")
+            bar.update(len(asked))
+    return [known.get(key) for key in keys]
+
+
+def analyse(runs: list[Run], cfg: Config) -> dict:
+    """Shares of the phases on each side, with intervals, and their paired difference."""
+    phases = "\n".join(f"{name}: {what}" for name, what in PHASES.items())
+    result, counts = {"judge": f"{cfg.model} {cfg.url}".strip(), "steps": {}, "invalid": {}}, []
+    draws = {"resamples": cfg.resamples, "seed": cfg.seed}
+    for side, run in zip("AB", runs):
+        prompts, owner, groups = [], [], run.groups[: cfg.problems or None]
+        for p, (row, *_) in enumerate(groups):
+            pieces = steps(row["response"])
+            for before, step in zip(["(none)", *pieces], pieces):
+                texts = {"problem": row["problem"][:4000], "before": before[:2000], "step": step[:2000]}
+                prompts.append(JUDGE.format(phases=phases, **texts))
+                owner.append(p)
+        labels = label_steps(prompts, cfg, Path(cfg.out_dir, "judge.jsonl"))
+        count = np.zeros((len(groups), len(PHASES) + 1))                            # (P, phases, then all labelled)
+        for p, label in zip(owner, labels):
+            if label:
+                count[p, [list(PHASES).index(label), -1]] += 1
+        share = lambda m: m[..., 0] / m[..., 1]  # noqa: E731
+        result[side] = {x: bootstrap(count[:, [i, -1]], share, **draws) for i, x in enumerate(PHASES)}
+        result["steps"][side], result["invalid"][side] = len(labels), labels.count(None)
+        counts.append(count)
+    if len(runs) > 1:
+        pairs = {x: np.concatenate([count[:, [i, -1]] for count in counts], 1) for i, x in enumerate(PHASES)}
+        result["difference"] = {x: bootstrap(pair, quotient_difference, **draws) for x, pair in pairs.items()}
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments) or not arguments:
+        print(__doc__)
+        parse(Config, args=["--help"])
+    runs, cfg, base = read_sides("judge.py", arguments, Config, 1, 2)
+    path = Path(cfg.out_dir, "behaviours.json")
+    if path.exists() and not cfg.overwrite:
+        die(f"{path} exists; give another --out_dir, or --overwrite true")
+    if not cfg.model:
+        die("a judge is needed: --url and --model of an endpoint, or --model of a model here")
+    if cfg.url and not cfg.url.startswith(("http://", "https://")):
+        die(f"--url {cfg.url} must start with http:// or https://")
+    if cfg.problems < 0 or cfg.reply_tokens < 1 or cfg.timeout <= 0:
+        die("--problems must be at least 0, --reply_tokens at least 1 and --timeout above 0")
+    result = make("behaviours", analyse, runs, cfg, base)
+    print("\n".join([*notes(runs), "", *show_behaviours(result)]) + f"{path}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

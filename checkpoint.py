@@ -132,7 +132,7 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         die(f"{path} is damaged (no options in it); --fresh true begins anew")
     mine, theirs = dict(options), defaults | theirs
     for each in (mine, theirs):  # one folder may be spelled in several ways
-        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("out_dir", "reference", "init_adapter")}
+        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
         die(f"--out_dir {folder} was made with other options ({changed}); take another folder, the same, or --fresh true")

@@ -152,7 +152,7 @@ class Config(Options):
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
 FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device", "fresh"}
-FREE |= {"caps", "test_data", "test_samples"}
+FREE |= {"caps", "test_data", "test_samples", "out_dir"}  # out_dir: a folder may be moved
 
 
 # ---------------------------------------------------------------------------------------- reward

@@ -341,7 +341,7 @@ def test_fresh_moves_no_folder_that_is_not_a_rounds_nor_one_in_use(tmp_path, cap
 
 
 def test_a_config_that_is_too_old_for_an_option_counts_as_its_default(folder, capsys):
-    empty = {"out_dir": "", "reference": "", "init_adapter": ""}
+    empty = {"reference": "", "init_adapter": ""}
     (folder / "config.yaml").write_text("lr: 1.0\n")
     checkpoint.check_folder(folder, empty | {"lr": 1.0, "new": 3}, empty | {"lr": 2.0, "new": 3}, free=set())
     with pytest.raises(SystemExit):

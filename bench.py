@@ -5,7 +5,7 @@
     python bench.py scale                               # growth with rows, cap and model: a table and dev/scale.png
     python bench.py memory --config config/r1_1.5b_24gb.yaml    # the plan for 8 to 24 GB, without loading weights
     python bench.py reward --data ../shared/data        # grading: outputs per CPU second, attacks, start-up
-    python bench.py rollouts --device cuda --limit_gb 24        # graph and eager, roofline, largest rows that fit
+    python bench.py rollouts --device cuda --limit_gb 24        # graph, eager, roofline, rows that fit
     python bench.py step --device cuda --run_config config/r1_1.5b_24gb.yaml --limit_gb 24
 
 How it measures. Models have the real shapes and random weights: speed does not depend on the values. Nobody may end a
@@ -128,7 +128,7 @@ def device_of(name: str, limit_gb: float) -> torch.device:
         whole = torch.cuda.get_device_properties(device).total_memory
         if limit_gb * 1e9 > whole:
             die(f"--limit_gb {limit_gb}: this card has {whole / 1e9:.1f} GB")
-        torch.cuda.set_per_process_memory_fraction(limit_gb * 1e9 / whole, device)
+        torch.cuda.set_per_process_memory_fraction(limit_gb * 1e9 / whole, device.index)
     return device
 
 
@@ -253,14 +253,14 @@ def run_generate_batch(model, tokenizer, prompts, lengths, rows: int, cap: int) 
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, of a large copy on the card: what decoding can hope for."""
-    source = torch.empty(2**30, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = []
-    for _ in range(10):
+    """Bytes a second, read and written, of large copies on the card: what decoding can hope for."""
+    source = torch.zeros(2**28, dtype=torch.uint8, device=device)
+    target, seconds = torch.zeros_like(source), []
+    for _ in range(5):
         start = clock(device)
-        target.copy_(source)
-        seconds.append(clock(device) - start)
+        for _ in range(20):
+            target.copy_(source)
+        seconds.append((clock(device) - start) / 20)
     return 2 * source.numel() / statistics.median(seconds)
 
 
@@ -334,61 +334,67 @@ def rollouts(
 def race(size: str, requests: int, rows: int, cap: int, device: torch.device, repeats: int, only: str, peaks: bool):
     """Rows of the table for one setting: every contestant on the same prompts and lengths."""
     model = random_model(size, device)
-    vocab = model.config.vocab_size
+    vocab, card = model.config.vocab_size, device.type == "cuda"
     tokenizer, prompts, lengths = word_tokenizer(vocab), make_prompts(requests, vocab), forced_lengths(requests, cap)
     runs = {
-        "ours": run_ours,
+        "ours": functools.partial(run_ours, decode="graph") if card else run_ours,
+        "ours eager": functools.partial(run_ours, decode="eager"),
         "generate": run_generate,
         "static": functools.partial(run_generate, cache_implementation="static"),
         "generate_batch": run_generate_batch,
     }
-    if device.type == "cuda":
-        runs = {f"ours {how}": functools.partial(run_ours, decode=how) for how in ("graph", "eager")} | runs
-        runs["ours"] = functools.partial(run_ours, decode="auto")
-    runs = {name: run for name, run in runs.items() if not only or name.split()[0] == only}
-    seconds, peak, refused = {name: [] for name in runs}, {}, {}
+    runs = {name: run for name, run in runs.items() if only in ("", name.split()[0]) and (card or name != "ours eager")}
+    if card:  # ours takes what the plan allows; the others start there, and halve their rows where they run out
+        rows = sample.choose_rows(model, sample.Options(load_4bit=False, rows=rows), max(map(len, prompts)) + cap)
+        bandwidth = copy_bandwidth(device)
+        bound = roofline_seconds(model.config, model.dtype.itemsize, prompts, lengths, rows, bandwidth)
+    seconds, peak, refused, rows_of = {name: [] for name in runs}, {}, {}, dict.fromkeys(runs, rows)
     for turn in range(repeats + 1):  # turn 0 warms up: kernels, graphs and compilation are not counted
+        wanted = [min(n, 4) for n in lengths] if turn == 0 else lengths
         for name, run in runs.items():
-            if name in refused:
-                continue
-            wanted = [min(n, 4) for n in lengths] if turn == 0 else lengths
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats(device)
-            try:
-                made, took = run(model, tokenizer, prompts, wanted, rows, cap)
-            except Exception as error:  # another library's refusal, in its own words
-                if name.startswith("ours"):
-                    raise
-                refused[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
-                continue
-            if made != sum(wanted):
-                refused[name] = f"made {made} tokens instead of {sum(wanted)}"
-            if turn:
-                seconds[name].append(took)
-            peak[name] = peak_bytes(device)
-    label, table = f"{size} {requests}/{rows}/{cap}", []
+            while name not in refused:
+                if card:
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats(device)
+                try:
+                    made, took = run(model, tokenizer, prompts, wanted, rows_of[name], cap)
+                except torch.OutOfMemoryError:
+                    if name.startswith("ours"):
+                        raise
+                    if rows_of[name] == 1:
+                        refused[name] = "out of memory with one row"
+                    rows_of[name], seconds[name] = max(1, rows_of[name] // 2), []
+                    continue
+                except Exception as error:  # another library's refusal, in its own words
+                    if name.startswith("ours"):
+                        raise
+                    refused[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
+                    break
+                if made != sum(wanted):
+                    refused[name] = f"made {made} tokens instead of {sum(wanted)}"
+                seconds[name] += [took] if turn else []
+                peak[name] = peak_bytes(device)
+                break
+    middle = {name: max(1e-9, statistics.median(seconds[name])) for name in runs if name not in refused}
+    table = []
     for name in runs:
-        row = {"setting": label, "method": name, "tokens": sum(lengths)}
-        if name in refused or not seconds[name]:
-            table.append(row | {"note": f"skipped: {refused.get(name)}"})
+        row = {"setting": f"{size} {requests}/{rows}/{cap}", "method": name, "tokens": sum(lengths)}
+        if name in refused:
+            table.append(row | {"note": f"skipped: {refused[name]}"})
             continue
-        median = statistics.median(seconds[name])
-        row |= {"seconds": round(median, 3), "tokens_per_second": round(sum(lengths) / max(median, 1e-9), 1)}
-        if peaks and device.type == "cpu":
+        row |= {"seconds": round(middle[name], 3), "tokens_per_second": round(sum(lengths) / middle[name], 1)}
+        if peaks and not card:
             words = ["--requests", requests, "--rows", rows, "--cap", cap, "--repeats", 1, "--only", name]
             row["peak_mb"] = alone("rollouts", "--model_size", size, *map(str, words))["peak_mb"]
-        elif device.type == "cuda" or only:
+        elif card or only:
             row["peak_mb"] = round(peak[name] / 1e6, 1)
         if name.startswith("ours"):
-            for other in ("generate", "static", "generate_batch"):
-                if seconds.get(other) and other not in refused:
-                    row[f"ratio_to_{other}"] = round(statistics.median(seconds[other]) / max(median, 1e-9), 2)
-        if device.type == "cuda":
-            bandwidth = copy_bandwidth(device)
-            bound = roofline_seconds(model.config, model.dtype.itemsize, prompts, lengths, rows, bandwidth)
-            row |= {"copy_gb_per_second": round(bandwidth / 1e9, 1), "roofline_tokens_per_second": round(sum(lengths) / bound, 1)}
-            row["roofline_share"] = round(bound / median, 3)
+            others = [other for other in ("generate", "static", "generate_batch") if other in middle]
+            row |= {f"ratio_to_{other}": round(middle[other] / middle[name], 2) for other in others}
+        if card:
+            row |= {"copy_gb_per_second": round(bandwidth / 1e9, 1), "roofline_share": round(bound / middle[name], 3)}
+        if rows_of[name] != rows:
+            row["note"] = f"with {rows_of[name]} rows: more do not fit"
         table.append(row)
     return table
 
@@ -487,6 +493,7 @@ def step(
         model.save_pretrained(folder)
         word_tokenizer(model.config.vocab_size).save_pretrained(folder)
         del model
+        torch.cuda.empty_cache()
         for name, cfg, half in settings:
             cfg.model = folder
             table += one_setting(name, cfg, half, where, repeats, only)

@@ -357,7 +357,7 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
 def free_bytes(device: torch.device) -> int:
     """What torch can allocate on this card in all: free now, or allocated by this process already."""
     free, whole = torch.cuda.mem_get_info(device)
-    limit = torch.cuda.get_per_process_memory_fraction(device) * whole
+    limit = torch.cuda.get_per_process_memory_fraction(device.index) * whole
     return int(min(free + torch.cuda.memory_reserved(device), limit))
 
 

@@ -54,6 +54,7 @@ HUB = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "r1_1.5b",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": "r1_7b",
 }
+CONTEXT = 131072
 ROLLOUTS = ["ours", "generate", "static", "generate_batch"]
 
 
@@ -135,7 +136,7 @@ def device_of(name: str, limit_gb: float) -> torch.device:
 # ---------------------------------------------------------------------------------------- what is run
 
 
-def shape_config(size: str, context: int = 131072):
+def shape_config(size: str):
     """A Qwen2 config of one of SHAPES."""
     from transformers import Qwen2Config
 
@@ -150,7 +151,7 @@ def shape_config(size: str, context: int = 131072):
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         tie_word_embeddings=tied,
-        max_position_embeddings=context,
+        max_position_embeddings=CONTEXT,
         eos_token_id=1,
         pad_token_id=0,
     )
@@ -211,7 +212,9 @@ def run_generate(model, tokenizer, prompts, lengths, rows: int, cap: int, **more
     """Tokens asked of `model.generate`, in waves of `rows` that stop when their longest rollout is done; seconds."""
     from transformers import GenerationConfig, StoppingCriteriaList
 
-    settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=cap, pad_token_id=0, **more)
+    settings = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=cap, pad_token_id=0, **more
+    )
     start, made = clock(model.device), 0
     for first in range(0, len(prompts), rows):
         wave = prompts[first : first + rows]
@@ -313,6 +316,8 @@ def rollouts(
     """
     if min(requests, rows, cap, repeats) < 1:
         die(f"--requests {requests}, --rows {rows}, --cap {cap} and --repeats {repeats} must be at least 1")
+    if cap > CONTEXT - 60:
+        die(f"--cap {cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to 60")
     if only and only not in ROLLOUTS:
         die(f"--only {only} is unknown; there are {', '.join(ROLLOUTS)}")
     where = device_of(device, limit_gb)
@@ -404,8 +409,7 @@ def largest_rows(size: str, cap: int, device: torch.device) -> dict:
     model = random_model(size, device)
     tokens, tokenizer = cap + planner.PROMPT, word_tokenizer(model.config.vocab_size)
     options = sample.Options(load_4bit=False, rows=100_000)
-    start, room = torch.cuda.memory_allocated(device), sample.free_bytes(device)
-    planned = planner.plan(model.config, options, room, tokens)
+    start, planned = torch.cuda.memory_allocated(device), sample.memory_plan(model, options, tokens)
     peaks = {}
 
     def fits(rows: int) -> bool:
@@ -423,9 +427,12 @@ def largest_rows(size: str, cap: int, device: torch.device) -> dict:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     predicted = planned.static + low * planned.row + planned.prefill
-    row = {"setting": f"{size} largest rows at {tokens} tokens", "method": "ours", "rows": low, "planned_rows": planned.rows}
-    row |= {"free_gb": round(room / 1e9, 2), "weights_gb": round(start / 1e9, 2), "peak_mb": round(peaks.get(low, 0) / 1e6, 1)}
-    return row | {"planned_mb": round(predicted / 1e6, 1), "peak_to_plan": round(peaks.get(low, 0) / predicted, 3)}
+    most = peaks.get(low, 0)
+    row = {"setting": f"{size} largest rows at {tokens} tokens", "method": "ours", "rows": low}
+    row |= {"planned_rows": planned.rows, "free_gb": round(planned.free / 1e9, 2), "weights_gb": round(start / 1e9, 2)}
+    row |= {"peak_mb": round(most / 1e6, 1), "planned_mb": round(predicted / 1e6, 1)}
+    return row | {"peak_to_plan": round(most / predicted, 3)}
+
 
 # ---------------------------------------------------------------------------------------- one GRPO step
 
@@ -461,7 +468,8 @@ def step(
         limit_gb: On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card.
     """
     if min(problems, cap, repeats) < 1 or group < 2:
-        die(f"--problems {problems}, --cap {cap} and --repeats {repeats} must be at least 1, --group {group} at least 2")
+        sizes = f"--problems {problems}, --cap {cap} and --repeats {repeats}"
+        die(f"{sizes} must be at least 1, --group {group} at least 2")
     if only not in ("", "ours", "trl"):
         die(f"--only {only} is unknown; there are ours and trl")
     where, table = device_of(device, limit_gb), []
@@ -496,7 +504,10 @@ def step(
         torch.cuda.empty_cache()
         for name, cfg, half in settings:
             cfg.model = folder
-            table += one_setting(name, cfg, half, where, repeats, only)
+            try:
+                table += one_setting(name, cfg, half, where, repeats, only)
+            except torch.OutOfMemoryError as error:
+                die(f"{name} does not fit on this card: {str(error).split('. ')[0]}; lower what the plan above says")
             if peaks and where.type == "cpu" and not only:
                 words = ["--problems", problems, "--group", group, "--cap", cap, "--repeats", 1, "--setting", name]
                 for row in table[-2:]:
@@ -528,7 +539,8 @@ def one_setting(name: str, cfg, half: bool, device: torch.device, repeats: int, 
     if only != "trl":
         mine = our_side(cfg, prompts, lengths, half, device)
     if only != "ours":
-        trl_steps(cfg, prompts, lengths, half, repeats, times["trl"], (lambda: times["ours"].append(mine())) if not only else None)
+        between = None if only else lambda: times["ours"].append(mine())
+        trl_steps(cfg, prompts, lengths, half, repeats, times["trl"], between)
     for _ in range(repeats + 1 if only == "ours" else 0):
         times["ours"].append(mine())
     medians, table = {}, []
@@ -536,7 +548,7 @@ def one_setting(name: str, cfg, half: bool, device: torch.device, repeats: int, 
         counted = times[side][1:]
         medians[side] = {key: round(statistics.median(t[key] for t in counted), 4) for key in counted[0]}
         table.append({"setting": name, "method": side, "tokens": sum(lengths), **medians[side]})
-        if only:
+        if only and device.type == "cpu":
             table[-1]["peak_mb"] = round(peak_bytes(device) / 1e6, 1)
     if not only:
         table[0]["ratio_to_trl"] = round(medians["trl"]["seconds"] / max(medians["ours"]["seconds"], 1e-9), 2)
@@ -546,7 +558,7 @@ def one_setting(name: str, cfg, half: bool, device: torch.device, repeats: int, 
 
 
 def fixed_rewards(rows: int, group: int, half: bool) -> list[float]:
-    """Rewards by place: 1 for every second rollout; with `half`, 0 for all of every second group, which is then dead."""
+    """Rewards by place: 1 for every second rollout; with `half`, 0 for every second group, which is then dead."""
     return [0.0 if half and (i // group) % 2 else float(i % 2) for i in range(rows)]
 
 
@@ -555,7 +567,6 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    free = sample.free_bytes(device) if device.type == "cuda" else 0
     policy, _ = sample.load_policy(cfg)
     tokenizer = word_tokenizer(policy.config.vocab_size)  # read back from disk, it would be taken for Qwen's own kind
     lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -567,7 +578,7 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
     sampler = sample.rollout_model(policy, cfg, tokens)
     merged = sampler is not policy.get_base_model()
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=cfg.lr, weight_decay=0.0)
-    planned = planner.plan(policy.config, cfg, free, tokens) if device.type == "cuda" else None
+    planned = sample.memory_plan(policy.get_base_model(), cfg, tokens) if device.type == "cuda" else None
     if planned:
         print(planned.line())
         torch.cuda.reset_peak_memory_stats(device)
@@ -586,7 +597,8 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
             torch.cuda.reset_peak_memory_stats(device)
         train_prune.update_policy(policy, optimizer, made, adv.flatten(), cfg)
         end = clock(device)
-        row = {"seconds": end - start, "sample_s": sampled - start, "reward_s": scored - sampled, "update_s": end - scored}
+        row = {"seconds": end - start, "sample_s": sampled - start}
+        row |= {"reward_s": scored - sampled, "update_s": end - scored}
         if planned:
             row |= {"rows": rows, "sample_peak_gb": most / 1e9, "update_peak_gb": peak_bytes(device) / 1e9}
             row["planned_peak_gb"] = planned.peak / 1e9
@@ -785,10 +797,11 @@ def memory(cfg: Memory) -> None:
     except Exception as error:  # the hub out of reach comes as many kinds
         if cfg.model not in HUB:
             die(f"--model {cfg.model}: no config.json to be had ({str(error).splitlines()[0]})")
-        shape, source = shape_config(HUB[cfg.model]), "bench.py's own table of shapes: its config.json is not on this disk"
+        shape = shape_config(HUB[cfg.model])
+        source = "bench.py's own table of shapes: its config.json is not on this disk"
     print(f"{cfg.model}, cap {cfg.cap}, shape from {source}")
-    report("memory", f"arithmetic for cards of {', '.join(f'{c:g}' for c in cfg.cards)} GB", ["transformers"],
-           planner.table(shape, cfg, cfg.cards))
+    cards = ", ".join(f"{card:g}" for card in cfg.cards)
+    report("memory", f"arithmetic for cards of {cards} GB", ["transformers"], planner.table(shape, cfg, cfg.cards))
 
 
 # ---------------------------------------------------------------------------------------- grading
@@ -819,9 +832,10 @@ def reward(data: str = "../shared/data", quick: bool = False) -> None:
         cpu, wall = cpu_seconds(), time.monotonic()
         grades = grader.grade(texts, golds, thinking)
         wall, cpu = time.monotonic() - wall, cpu_seconds() - cpu - minus
-        return {"setting": setting, "outputs": len(texts), "asked_math_verify": len(asked), "right": sum(g.correct for g in grades),
-                "timed_out": sum(g.timed_out for g in grades), "cpu_seconds": round(cpu, 4),
-                "wall_seconds": round(wall, 2), "outputs_per_cpu_second": round(len(texts) / max(cpu, 1e-9), 1)}
+        return {"setting": setting, "outputs": len(texts), "asked_math_verify": len(asked),
+                "right": sum(g.correct for g in grades), "timed_out": sum(g.timed_out for g in grades),
+                "cpu_seconds": round(cpu, 4), "wall_seconds": round(wall, 2),
+                "outputs_per_cpu_second": round(len(texts) / max(cpu, 1e-9), 1)}
 
     grader.WORKERS = 1
     rows = [measure("start of one worker", [r"\boxed{x+1}"], ["1+x"], False)]
@@ -833,8 +847,9 @@ def reward(data: str = "../shared/data", quick: bool = False) -> None:
     cpu = cpu_seconds()
     right, cpu = sum(grader.symbolic(b, g) for b, g in plain), cpu_seconds() - cpu
     rows += [{"setting": "math-verify on every real output, no short cut, no cache, in process", "outputs": len(plain),
-              "right": right, "cpu_seconds": round(cpu, 4), "outputs_per_cpu_second": round(len(plain) / max(cpu, 1e-9), 1)}]
-    # Every pair made distinct and algebraic, so that neither the cache nor the number path helps: the slow path alone.
+              "right": right, "cpu_seconds": round(cpu, 4),
+              "outputs_per_cpu_second": round(len(plain) / max(cpu, 1e-9), 1)}]
+    # Every pair distinct and algebraic, so that neither the cache nor the number path helps: the slow path alone.
     hard = [(rf"\boxed{{{b}+z_{{{i}}}}}", f"z_{{{i}}}+{g}") for i, (b, g) in enumerate(zip(boxes, golds)) if b]
     rows += [measure("every output through math-verify, start not counted", *map(list, zip(*hard)), False, start)]
     integers = [(rf"hm</think> so \boxed{{{i}}}", str(i - i % 2)) for i in range(200 if quick else 20_000)]
@@ -847,7 +862,8 @@ def reward(data: str = "../shared/data", quick: bool = False) -> None:
     bad = [(r.get("output") or "".join(s * n for s, n in r["output_parts"]), str(r["gold"])) for r in attacks
            if r["category"] in ("resource", "hack")]
     mixed = (list(zip(texts, golds)) * 5)[:2027] + (bad * 2)[-21:]
-    rows += [measure("2,048 rollouts, 21 of them attacks of the hostile file, 2 workers", *map(list, zip(*mixed)), False)]
+    name = "2,048 rollouts, 21 of them attacks of the hostile file, 2 workers"
+    rows += [measure(name, *map(list, zip(*mixed)), False)]
     # The worst case: every attack is new, passes the guards and hangs, so each one costs a kill and a new worker.
     hangs = ["+".join(rf"\sqrt[{n}]{{{n}}}\cdot\sin({n}x+{k})^{{99}}" for n in range(2, 9)) for k in range(21)]
     mixed[-21:] = [(rf"\boxed{{{h}}}", r"\sin(x)^{99}+(x+1)^{99}") for h in hangs]

@@ -4,7 +4,7 @@
 
 For the whole run: the base, the 16-bit copy to decode from, the LoRA with gradient and AdamW. In turns, so that only
 the larger counts: sampling (a KV cache a row) and the update (one micro-batch's activations). The rows are what fits.
-`sample.rollout_model` and `sample.choose_rows` follow the same plan. GB are 1e9 bytes.
+`sample.rollout_model` and `sample.choose_rows` follow it. GB are 1e9 bytes.
 """
 
 import copy
@@ -52,8 +52,8 @@ class Plan:
 
     def line(self) -> str:
         """The one line that is printed before a run."""
-        names = ("free", "base", "copy", "lora", "sampling", "update", "peak")
-        gb = {name: f"{getattr(self, name) / 1e9:.2f}" for name in names}
+        parts = ("free", "base", "copy", "lora", "sampling", "update", "peak")
+        gb = {part: f"{getattr(self, part) / 1e9:.2f}" for part in parts}
         text = f"memory plan, GB of {gb['free']} free: base {gb['base']} + "
         text += f"merged copy {gb['copy']}" if self.weights == "merged" else "no copy (live LoRA)"
         text += f" + LoRA and AdamW {gb['lora']} + sampling {gb['sampling']} ({self.rows} rows of {self.tokens} tokens)"
@@ -63,7 +63,7 @@ class Plan:
             return text + "; does not fit: lower --cap, or take a smaller model"
         if not self.fits and self.largest_micro_batch >= self.tokens:
             return text + f"; does not fit: lower --tokens_per_micro_batch to {self.largest_micro_batch}"
-        return text if self.fits else text + "; does not fit: one rollout's update is too large, lower --cap or --lora_r"
+        return text if self.fits else text + "; does not fit: the update of one rollout is too large, lower --cap"
 
 
 def head_dim(config) -> int:
@@ -93,18 +93,17 @@ def count(config) -> dict[str, int]:
     key = config.to_json_string()
     if key not in COUNTED:
         config = copy.deepcopy(config)
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
+        config.__dict__.pop("quantization_config", None)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         head = model.get_output_embeddings()
         linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
         sizes = [m.weight.numel() for m in linears]
-        COUNTED[key] = {"linear": sum(sizes), "largest": max(sizes)}
-        COUNTED[key]["other"] = sum(p.numel() for p in model.parameters()) - sum(sizes)
-        COUNTED[key]["sides"] = sum(m.in_features + m.out_features for m in linears)
+        other, sides = sum(p.numel() for p in model.parameters()), sum(m.in_features + m.out_features for m in linears)
         # Half a byte a weight, a float32 scale for each 64 of them, a table of 16 float32 a layer.
-        COUNTED[key]["packed"] = sum(n // 2 + 4 * math.ceil(n / 64) + 64 for n in sizes)
+        packed = sum(n // 2 + 4 * math.ceil(n / 64) + 64 for n in sizes)
+        COUNTED[key] = {"linear": sum(sizes), "largest": max(sizes), "packed": packed, "sides": sides}
+        COUNTED[key]["other"] = other - sum(sizes)
     return COUNTED[key]
 
 
@@ -120,13 +119,14 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, mask
         masked: Attention with a mask, which repeats one layer's keys and values for every query head.
     """
     n, item = count(config), 4 if options.dtype == "float32" else 2
-    hidden, inner, layers, vocab = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size
+    hidden, inner = config.hidden_size, config.intermediate_size
+    layers, vocab = config.num_hidden_layers, config.vocab_size
     tokens = tokens or getattr(options, "cap", 0) + PROMPT
     rank, adapter = getattr(options, "lora_r", 0), getattr(options, "adapter", "")
     again = 4 if getattr(options, "init_adapter", "") and getattr(options, "beta", 0) > 0 else 0  # the reference
     lora = (16 + again) * rank * n["sides"] + (4 * 32 * n["sides"] if adapter else 0)  # its rank is unread: assume 32
     base = item * n["other"] + (n["packed"] if options.load_4bit else item * n["linear"])
-    # --- sampling. A token of a row: keys and values, mask, random number, id, log-prob. Softmax and sort: 64 bytes a logit.
+    # --- sampling. A token of a row: keys, values, mask, random number, id, log-prob. Softmax, sort: 64 bytes a logit.
     kv = kv_bytes(config, item)
     repeat = config.num_attention_heads / (config.num_key_value_heads * layers) if masked else 0
     row = int(tokens * (kv * (1 + repeat) + item + 16) + 64 * vocab)
@@ -134,8 +134,8 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, mask
     # --- update. The factors, bytes a token in bfloat16 (twice that in float32), are peaks of allocation measured on a
     # CPU. A layer keeps its input, or without checkpointing its activations; then either the head's logits are made
     # (12 bytes each), or one layer is recomputed and goes backward. A 4-bit layer is unpacked while it is used.
-    stay = item / 2 * ((layers - 1) * (2 * hidden if getattr(options, "gradient_checkpointing", "") != "false"
-                                       else 8.2 * inner + 27 * hidden) + 2 * hidden)
+    kept = 8.2 * inner + 27 * hidden if getattr(options, "gradient_checkpointing", "") == "false" else 2 * hidden
+    stay = item / 2 * ((layers - 1) * kept + 2 * hidden)
     layer = item / 2 * (14.3 * inner + 40 * hidden)
     unpacked, head = item * n["largest"], 12 * getattr(options, "head_chunk", 0) * vocab
     micro = max(tokens, options.tokens_per_micro_batch) if rank else 0
@@ -159,9 +159,5 @@ def table(config, options, cards=(8, 12, 16, 24)) -> list[dict]:
     plans = {f"{gb:g} GB": plan(config, options, int(gb * 1e9) - CONTEXT) for gb in cards}
     chosen = ("fits", "weights", "rows", "tokens", "micro_batch", "largest_micro_batch")
     parts = ("base", "copy", "lora", "row", "sampling", "update", "peak")
-    return [
-        {"setting": card}
-        | {name: getattr(p, name) for name in chosen}
-        | {f"{part}_gb": round(getattr(p, part) / 1e9, 3) for part in parts}
-        for card, p in plans.items()
-    ]
+    sizes = {card: {f"{part}_gb": round(getattr(p, part) / 1e9, 3) for part in parts} for card, p in plans.items()}
+    return [{"setting": c} | {name: getattr(p, name) for name in chosen} | sizes[c] for c, p in plans.items()]

@@ -350,8 +350,14 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
     if weights == "auto":
         weights = "merged"
         if base.device.type == "cuda":
-            weights = memory.plan(base.config, options, free_bytes(base.device), tokens_per_row).weights
+            weights = memory_plan(base, options, tokens_per_row).weights
     return merged_copy(policy) if weights == "merged" else base
+
+
+def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> memory.Plan:
+    """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
+    # masked: the loop below hands attention a mask, for which keys and values are repeated for every query head.
+    return memory.plan(model.config, options, free_bytes(model.device), tokens_per_row, taken, masked=True)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -373,7 +379,7 @@ def choose_rows(model, options: Options, tokens_per_row: int) -> int:
     live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
     chosen = dataclasses.replace(options, rollout_weights="live" if live else "merged")
     taken = torch.cuda.memory_allocated(model.device)
-    return max(1, memory.plan(model.config, chosen, free_bytes(model.device), tokens_per_row, taken).rows)
+    return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
 
 
 # ---------------------------------------------------------------------------------------- the decode loop

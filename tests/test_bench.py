@@ -176,6 +176,15 @@ def test_step_of_ours_needs_no_trl(capsys):
     assert row["method"] == "ours" and row["peak_mb"] > 100 and "ratio_to_trl" not in row
 
 
+def test_a_step_that_does_not_fit_ends_with_one_line(capsys, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(bench, "one_setting", full)
+    said = refusal(capsys, bench.step, model_size="tiny", only="ours", setting="nf4")
+    assert "nf4 LoRA, beta 0, half dead does not fit on this card: CUDA out of memory" in said
+
+
 def test_scale_writes_its_picture(tmp_path, capsys):
     bench.scale(quick=True, out=str(tmp_path / "new" / "scale.png"))
     made = last_line(capsys.readouterr().out)
@@ -224,6 +233,10 @@ def test_step_refuses_a_size_that_cannot_work(capsys, name, value):
 @pytest.mark.parametrize("name, value", [("cap", -1), ("cards", []), ("cards", [0.0])])
 def test_memory_refuses_a_size_that_cannot_work(capsys, name, value):
     assert f"--{name} {value}" in refusal(capsys, bench.memory, bench.Memory(**{name: value}))
+
+
+def test_a_cap_beyond_the_context_is_refused(capsys):
+    assert "context is 131072 tokens" in refusal(capsys, bench.rollouts, cap=131072)
 
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):

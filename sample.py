@@ -18,6 +18,7 @@ at every token and returns no log-probs. What this one does instead, in about a 
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import json
 import logging
@@ -33,6 +34,9 @@ from typing import Literal, NamedTuple, NoReturn
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
+
+import memory
+from memory import head_dim
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft and we call the name old and new
@@ -420,46 +424,47 @@ def refresh_copy(clone: torch.nn.Module, policy) -> None:
             module.weight.copy_(full_weight(source))
 
 
-def rollout_model(policy, options: Options, cap: int):
-    """The model to decode from: a merged copy where it fits beside the KV cache, else the policy itself."""
+def rollout_model(policy, options: Options, tokens_per_row: int):
+    """The model to decode from, as `memory.plan` has it: a merged copy where it fits, else the policy itself.
+
+    Args:
+        tokens_per_row: Longest prompt plus cap.
+    """
     base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-    merged = options.rollout_weights == "merged"
-    if options.rollout_weights == "auto":
-        merged = True
+    weights = options.rollout_weights
+    if weights == "auto":
+        weights = "merged"
         if base.device.type == "cuda":
-            linears = sum(m.in_features * m.out_features for m in base.modules() if isinstance(m, torch.nn.Linear))
-            needed = linears * base.dtype.itemsize + 16 * cap * kv_bytes_per_token(base)
-            merged = needed < 0.6 * free_bytes(base.device)
-    return merged_copy(policy) if merged else base
+            weights = memory_plan(base, options, tokens_per_row).weights
+    return merged_copy(policy) if weights == "merged" else base
 
 
-def head_dim(config) -> int:
-    """Size of one attention head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def kv_bytes_per_token(model) -> int:
-    """Bytes that one token of one rollout takes in the KV cache."""
-    c = model.config
-    return 2 * c.num_hidden_layers * c.num_key_value_heads * head_dim(c) * model.dtype.itemsize
+def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> memory.Plan:
+    """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
+    # masked: the loop below hands attention a mask, for which keys and values are repeated for every query head.
+    return memory.plan(model.config, options, free_bytes(model.device), tokens_per_row, taken, masked=True)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the card, with what torch's allocator keeps for reuse."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """What torch can allocate on this card in all: free now, or allocated by this process already."""
+    free, whole = torch.cuda.mem_get_info(device)
+    limit = torch.cuda.get_per_process_memory_fraction(device.index) * whole
+    return int(min(free + torch.cuda.memory_reserved(device), limit))
 
 
 def choose_rows(model, options: Options, tokens_per_row: int) -> int:
-    """Rollouts to decode at once: --rows, but no more than fit into 80 % of the card's free memory."""
+    """Rollouts to decode at once: --rows, but on a card no more than `memory.plan` finds room for.
+
+    Args:
+        model: What `rollout_model` returned.
+        tokens_per_row: Longest prompt plus cap.
+    """
     if model.device.type != "cuda":
         return options.rows or 256
-    c = model.config
-    # Attention with a mask repeats one layer's keys and values for every query head; softmax and top_p's
-    # sort take some 64 bytes a logit.
-    repeated = 1 + c.num_attention_heads / (c.num_key_value_heads * c.num_hidden_layers)
-    per_row = tokens_per_row * kv_bytes_per_token(model) * repeated + 64 * c.vocab_size
-    return int(max(1, min(options.rows or 256, 0.8 * free_bytes(model.device) // per_row)))
+    live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
+    chosen = dataclasses.replace(options, rollout_weights="live" if live else "merged")
+    taken = torch.cuda.memory_allocated(model.device)
+    return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
 
 
 # ---------------------------------------------------------------------------------------- the decode loop

@@ -1,0 +1,163 @@
+"""What a run takes of a card's memory, from the model's config alone: no weights, no download, no GPU.
+
+    python bench.py memory --config config/r1_1.5b_24gb.yaml      # the table for 8, 12, 16 and 24 GB
+
+For the whole run: the base, the 16-bit copy to decode from, the LoRA with gradient and AdamW. In turns, so that only
+the larger counts: sampling (a KV cache a row) and the update (one micro-batch's activations). The rows are what fits.
+`sample.rollout_model` and `sample.choose_rows` follow it. GB are 1e9 bytes.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+CONTEXT = 600_000_000  # bytes of a CUDA context with its kernels, before torch allocates: assumed, only for `table`
+SHARE = 0.95  # part of the free memory to plan with; the rest is lost between the allocator's blocks
+PROMPT = 512  # tokens of a prompt, where the caller does not know the longest
+ENOUGH = 16  # rows below which the copy is not worth its memory: a step costs nearly the same with 1 row as with 16
+
+
+@dataclass
+class Plan:
+    """Bytes of each part, and what was chosen from them."""
+
+    free: int  # what torch may allocate before anything is loaded
+    base: int  # 4-bit layers with their scales; embedding, head, norms and biases in 16 bits
+    copy: int  # the merged linear layers; 0 for live weights
+    lora: int  # LoRA, gradient, AdamW's two moments, and the KL's reference adapter, all float32
+    row: int  # one rollout of `tokens`: KV cache, bookkeeping, vocabulary-sized buffers
+    prefill: int  # the batch of prompts that waits to be copied into rows
+    update: int  # peak of one micro-batch, forward and backward; 0 where nothing is trained
+    rows: int  # rollouts decoded at once; 0 if not even one fits
+    tokens: int  # of a rollout with its prompt
+    micro_batch: int  # tokens of the largest micro-batch: at least one whole rollout
+    largest_micro_batch: int  # what would fit, rounded down to 1024; 0 if no update does
+    weights: str  # merged or live
+
+    @property
+    def static(self) -> int:
+        return self.base + self.copy + self.lora
+
+    @property
+    def sampling(self) -> int:
+        return self.rows * self.row + self.prefill
+
+    @property
+    def peak(self) -> int:  # sampling and update take turns
+        return self.static + max(self.sampling, self.update)
+
+    @property
+    def fits(self) -> bool:
+        return self.rows > 0 and self.static + self.update <= SHARE * self.free
+
+    def line(self) -> str:
+        """The one line that is printed before a run."""
+        parts = ("free", "base", "copy", "lora", "sampling", "update", "peak")
+        gb = {part: f"{getattr(self, part) / 1e9:.2f}" for part in parts}
+        text = f"memory plan, GB of {gb['free']} free: base {gb['base']} + "
+        text += f"merged copy {gb['copy']}" if self.weights == "merged" else "no copy (live LoRA)"
+        text += f" + LoRA and AdamW {gb['lora']} + sampling {gb['sampling']} ({self.rows} rows of {self.tokens} tokens)"
+        text += f" or update {gb['update']} ({self.micro_batch} tokens)" if self.update else ""
+        text += f" = peak {gb['peak']}"
+        if self.rows == 0:
+            return text + "; does not fit: lower --cap, or take a smaller model"
+        if not self.fits and self.largest_micro_batch >= self.tokens:
+            return text + f"; does not fit: lower --tokens_per_micro_batch to {self.largest_micro_batch}"
+        return text if self.fits else text + "; does not fit: the update of one rollout is too large, lower --cap"
+
+
+def head_dim(config) -> int:
+    """Size of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def kv_bytes(config, itemsize: int) -> int:
+    """Bytes that one token of one rollout takes in the KV cache.
+
+    >>> from types import SimpleNamespace as Config
+    >>> kv_bytes(Config(num_hidden_layers=28, num_key_value_heads=2, head_dim=128), itemsize=2) // 1024
+    28
+    """
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config) * itemsize
+
+
+COUNTED: dict[str, dict[str, int]] = {}  # by config: choose_rows asks again at every step
+
+
+def count(config) -> dict[str, int]:
+    """Numbers of weights, counted on a model without storage: `linear` (without the head), `other`, `largest` layer,
+    `sides` (in + out over all linear layers: a LoRA of rank r has r times as many), bytes `packed` as NF4."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    key = config.to_json_string()
+    if key not in COUNTED:
+        config = copy.deepcopy(config)
+        config.__dict__.pop("quantization_config", None)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        head = model.get_output_embeddings()
+        linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+        sizes = [m.weight.numel() for m in linears]
+        other, sides = sum(p.numel() for p in model.parameters()), sum(m.in_features + m.out_features for m in linears)
+        # Half a byte a weight, a float32 scale for each 64 of them, a table of 16 float32 a layer.
+        packed = sum(n // 2 + 4 * math.ceil(n / 64) + 64 for n in sizes)
+        COUNTED[key] = {"linear": sum(sizes), "largest": max(sizes), "packed": packed, "sides": sides}
+        COUNTED[key]["other"] = other - sum(sizes)
+    return COUNTED[key]
+
+
+def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, masked: bool = False) -> Plan:
+    """Returns what a run will take, with the rollout weights and the rows that fit.
+
+    Args:
+        config: Of a `transformers` decoder.
+        options: `sample.Options`; where it has `lora_r` (train_prune.Config), the update is planned, too.
+        free_bytes: What torch may allocate on this card before the model is loaded.
+        tokens: Longest prompt plus cap; by default the options' cap and 512.
+        taken: Bytes already allocated: sampling gets what is left, even where the plan expected less.
+        masked: Attention with a mask, which repeats one layer's keys and values for every query head.
+    """
+    n, item = count(config), 4 if options.dtype == "float32" else 2
+    hidden, inner = config.hidden_size, config.intermediate_size
+    layers, vocab = config.num_hidden_layers, config.vocab_size
+    tokens = tokens or getattr(options, "cap", 0) + PROMPT
+    rank, adapter = getattr(options, "lora_r", 0), getattr(options, "adapter", "")
+    again = 4 if getattr(options, "init_adapter", "") and getattr(options, "beta", 0) > 0 else 0  # the reference
+    lora = (16 + again) * rank * n["sides"] + (4 * 32 * n["sides"] if adapter else 0)  # its rank is unread: assume 32
+    base = item * n["other"] + (n["packed"] if options.load_4bit else item * n["linear"])
+    # --- sampling. A token of a row: keys, values, mask, random number, id, log-prob. Softmax, sort: 64 bytes a logit.
+    kv = kv_bytes(config, item)
+    repeat = config.num_attention_heads / (config.num_key_value_heads * layers) if masked else 0
+    row = int(tokens * (kv * (1 + repeat) + item + 16) + 64 * vocab)
+    prefill = max(4096, tokens - getattr(options, "cap", 0)) * (kv + item * (4 * inner + 8 * hidden))
+    # --- update. The factors, bytes a token in bfloat16 (twice that in float32), are peaks of allocation measured on a
+    # CPU. A layer keeps its input, or without checkpointing its activations; then either the head's logits are made
+    # (12 bytes each), or one layer is recomputed and goes backward. A 4-bit layer is unpacked while it is used.
+    kept = 8.2 * inner + 27 * hidden if getattr(options, "gradient_checkpointing", "") == "false" else 2 * hidden
+    stay = item / 2 * ((layers - 1) * kept + 2 * hidden)
+    layer = item / 2 * (14.3 * inner + 40 * hidden)
+    unpacked, head = item * n["largest"], 12 * getattr(options, "head_chunk", 0) * vocab
+    micro = max(tokens, options.tokens_per_micro_batch) if rank else 0
+    update = int(micro * stay + max(head, micro * layer) + unpacked) if rank else 0
+    made = {}
+    for weights in ("merged", "live"):
+        shared = not options.load_4bit and not rank and not adapter  # nothing to merge: the base is its own copy
+        copied = item * n["linear"] if weights == "merged" and not shared else 0
+        left = SHARE * free_bytes - base - copied - lora
+        room = min(left, SHARE * free_bytes - taken) - prefill - (unpacked if weights == "live" else 0)
+        rows = int(max(0, min(options.rows or 256, room // row)))
+        largest = int(min((left - unpacked) / (stay + layer), (left - unpacked - head) / stay)) // 1024 * 1024
+        sizes = (free_bytes, base, copied, lora, row, prefill, update, rows, tokens, micro, max(0, largest))
+        made[weights] = Plan(*sizes, weights)
+    enough = made["merged"].fits and made["merged"].rows >= min(ENOUGH, options.rows or ENOUGH)
+    return made[options.rollout_weights if options.rollout_weights != "auto" else "merged" if enough else "live"]
+
+
+def table(config, options, cards=(8, 12, 16, 24)) -> list[dict]:
+    """One plan for each card, as flat rows; `cards` in GB, of which the CUDA context takes its part."""
+    plans = {f"{gb:g} GB": plan(config, options, int(gb * 1e9) - CONTEXT) for gb in cards}
+    chosen = ("fits", "weights", "rows", "tokens", "micro_batch", "largest_micro_batch")
+    parts = ("base", "copy", "lora", "row", "sampling", "update", "peak")
+    sizes = {card: {f"{part}_gb": round(getattr(p, part) / 1e9, 3) for part in parts} for card, p in plans.items()}
+    return [{"setting": c} | {name: getattr(p, name) for name in chosen} | sizes[c] for c, p in plans.items()]

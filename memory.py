@@ -107,7 +107,7 @@ def count(config) -> dict[str, int]:
     return COUNTED[key]
 
 
-def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, masked: bool = False) -> Plan:
+def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0) -> Plan:
     """Returns what a run will take, with the rollout weights and the rows that fit.
 
     Args:
@@ -116,7 +116,6 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, mask
         free_bytes: What torch may allocate on this card before the model is loaded.
         tokens: Longest prompt plus cap; by default the options' cap and 512.
         taken: Bytes already allocated: sampling gets what is left, even where the plan expected less.
-        masked: Attention with a mask, which repeats one layer's keys and values for every query head.
     """
     n, item = count(config), 4 if options.dtype == "float32" else 2
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -128,8 +127,7 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, mask
     base = item * n["other"] + (n["packed"] if options.load_4bit else item * n["linear"])
     # --- sampling. A token of a row: keys, values, mask, random number, id, log-prob. Softmax, sort: 64 bytes a logit.
     kv = kv_bytes(config, item)
-    repeat = config.num_attention_heads / (config.num_key_value_heads * layers) if masked else 0
-    row = int(tokens * (kv * (1 + repeat) + item + 16) + 64 * vocab)
+    row = int(tokens * (kv + item + 16) + 64 * vocab)
     prefill = max(4096, tokens - getattr(options, "cap", 0)) * (kv + item * (4 * inner + 8 * hidden))
     # --- update. The factors, bytes a token in bfloat16 (twice that in float32), are peaks of allocation measured on a
     # CPU. A layer keeps its input, or without checkpointing its activations; then either the head's logits are made

@@ -441,8 +441,7 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
 
 def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> memory.Plan:
     """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
-    # masked: the loop below hands attention a mask, for which keys and values are repeated for every query head.
-    return memory.plan(model.config, options, free_bytes(model.device), tokens_per_row, taken, masked=True)
+    return memory.plan(model.config, options, free_bytes(model.device), tokens_per_row, taken)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -416,7 +416,7 @@ def update_policy(
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
     """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no
-    state; every round of one seed goes through the problems in the same order.
+    state.
 
     >>> sorted(batch_of(1, 6, 3, seed=0) + batch_of(2, 6, 3, seed=0))
     [0, 1, 2, 3, 4, 5]
@@ -525,7 +525,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         die(f"{cfg.val_data}: a prompt of {val_longest} tokens and --val_cap {cfg.val_cap} exceed the context of {context}")
     if not (folder / "config.yaml").is_file():
         write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
-    sampler = rollout_model(model, cfg, cfg.cap)
+    sampler = rollout_model(model, cfg, len(prompts[longest]) + cfg.cap)
     merged = sampler is not model.get_base_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -547,6 +547,8 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     log(checkpoint.head_lines(dataclasses.asdict(cfg), device))
     size = sum(p.numel() for p in parameters)
     log(f"{len(problems)} training and {len(val_problems)} validation problems | {size:,} LoRA parameters")
+    if device.type == "cuda":
+        log(memory_plan(model.get_base_model(), cfg, len(prompts[longest]) + cfg.cap).line())
     if cfg.updates_per_batch == 1:
         log("note: with one update per batch the loss is near 0 and says nothing of progress; watch reward and length")
     for line in damaged:
@@ -593,6 +595,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             save("last")
         log(f"{reason}; " + (f"step {table[-1]['step']} is saved in {folder / 'last'}" if table else "no step done"))
 
+    round_seed = cfg.seed * 1_000_003 + cfg.cap  # each round has its own problems and random numbers
     started, ended_by = time.time(), ""
     with checkpoint.saved_when_stopped(save_last):
         # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
@@ -605,11 +608,11 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
 
             # --- 3a. sample: G capped rollouts for each of P problems
             clock = time.time()
-            chosen = batch_of(step, len(problems), cfg.problems_per_step, cfg.seed)
+            chosen = batch_of(step, len(problems), cfg.problems_per_step, round_seed)
             if merged:
                 refresh_copy(sampler, model)
             how = {"cap": cfg.cap, "temperature": cfg.temperature, "top_p": cfg.top_p, "check": check}
-            how |= {"seed": cfg.seed * 1_000_000 + step, "tokens_per_row": len(prompts[longest]) + cfg.cap}
+            how |= {"seed": round_seed * 1_000_000 + step, "tokens_per_row": len(prompts[longest]) + cfg.cap}
             rollouts = sample_within_memory(sampler, tokenizer, [prompts[i] for i in chosen], cfg, cfg.group, **how)
             sample_s = time.time() - clock
 

@@ -94,11 +94,6 @@ def test_a_row_holds_its_keys_and_values_and_64_bytes_a_logit(r1):
     assert p.row == 4300 * (28 * 1024 + 18) + 64 * 151936
 
 
-def test_a_mask_costs_one_layer_repeated_for_every_query_head(r1):
-    plain, masked = (memory.plan(r1, options(), 80 * GB, tokens=1000, masked=m) for m in (False, True))
-    assert masked.row - plain.row == pytest.approx(1000 * 1024 * 12 / 2, abs=1)
-
-
 def test_the_reference_of_a_later_round_is_a_second_lora(r1):
     first = memory.plan(r1, options(beta=0.001), 80 * GB)
     later = memory.plan(r1, options(beta=0.001, init_adapter="out/x"), 80 * GB)

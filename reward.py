@@ -109,8 +109,8 @@ _KNOWN = set(r"frac sqrt pi cdot times div sin cos tan cot sec csc arcsin arccos
 
 def _tidy(text: str) -> str:
     r"""Gives an answer one spelling: plain LaTeX without decoration, "and" as a comma, a unit as \text{}."""
-    for characters, latex in ("⁰¹²³⁴-⁹⁻", "^{%s}"), ("₀-₉", "_{%s}"), ("¼-¾⅐-⅞", r"\frac{%s}"):
-        text = re.sub(f"[{characters}]+", lambda m: latex % unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{"), text)
+    for signs, latex in ("⁰¹²³⁴-⁹⁻", "^{%s}"), ("₀-₉", "_{%s}"), ("¼-¾⅐-⅞", r"\frac{%s}"):
+        text = re.sub(f"[{signs}]+", lambda m: latex % unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{"), text)
     text = unicodedata.normalize("NFKC", text).translate(_SYMBOLS).strip()              # also: full-width 5 is 5
     text = re.sub(r"\\([A-Za-z]+) ?", lambda m: _SYNONYMS.get(m[1], m[0]), text)
     for old, new in _REWRITES:
@@ -212,16 +212,16 @@ def _equal(answer: str, gold: str, ask) -> bool:
     if None not in (numbers := [_number(a), _number(g)]):
         return numbers[0] == numbers[1]
     (kind, a_parts), (g_kind, g_parts) = _parts(a), _parts(g)
-    if {kind, g_kind} & {"list", "union"} and (kind != g_kind or len(a_parts) != len(g_parts)):
+    free = {"list", "union"}                          # of order; brackets are not
+    if kind != g_kind and free & {kind, g_kind}:
         return False
     if kind == g_kind != "value":
-        if kind not in ("list", "union"):
-            return len(a_parts) == len(g_parts) and all(_equal(x, y, ask) for x, y in zip(a_parts, g_parts))
-        for x in a_parts:                             # no order, but each part of the gold serves once
-            if (match := next((y for y in g_parts if _equal(x, y, ask)), None)) is None:
+        for x in a_parts:                             # each part of the gold serves once
+            rest = g_parts if kind in free else g_parts[:1]
+            if (match := next((y for y in rest if _equal(x, y, ask)), None)) is None:
                 return False
             g_parts.remove(match)
-        return True
+        return not g_parts
     if "=" in a or "=" in g:
         (a_name, a_sides), (g_name, g_sides) = _sides(a), _sides(g)
         if a.count("=") == g.count("=") == 1 and (not a_name or a_name != g_name):
@@ -340,23 +340,18 @@ def _ask(answer: str, gold: str) -> bool | None:
     except BrokenPipeError:
         pass
     finally:
-        idle.put(worker if reply else _end(worker))
+        idle.put(worker if reply else worker and worker.kill())          # None: an empty place
     return {b"1\n": True, b"0\n": False}.get(reply)
-
-
-def _end(worker: subprocess.Popen | None, patience: float = 0.0) -> None:
-    if worker:
-        try:
-            worker.communicate(timeout=patience)      # closes its input: an idle worker leaves
-        except subprocess.TimeoutExpired:
-            os.killpg(worker.pid, signal.SIGKILL)     # and the child that is at work
-            worker.communicate()
 
 
 def close() -> None:
     """Ends the idle workers (also at exit); the next grade starts new ones."""
     while not _idle.empty():
-        _end(_idle.get(), patience=1.0)
+        if worker := _idle.get():
+            try:
+                worker.communicate(timeout=1.0)       # closes its input: it leaves
+            except subprocess.TimeoutExpired:
+                worker.kill()                         # and its child at the end of the time it has
     _new_pool()
 
 

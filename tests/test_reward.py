@@ -5,10 +5,12 @@ r"""The specification of reward.py, and the grader of the course exercise:
 A student's file needs extract_answer, is_correct and thinkprune: without one of them its tests fail and say so. Tests of
 anything else skip where it is missing or left blank, and say so too.
 """
+import contextlib
 import dis
 import doctest
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -52,16 +54,34 @@ def need(reward, *names):
         pytest.skip(f"your file has no {', '.join(missing)} (yet): not graded")
 
 
+@contextlib.contextmanager
+def within(cpu_seconds):
+    """Fails what computes for longer: a quadratic scanner would keep the whole run for minutes."""
+    def late(*_):
+        pytest.fail(f"your function was still computing after {cpu_seconds} seconds", pytrace=False)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def right(reward, answer, gold) -> bool:
     return reward.is_correct(rf"{THOUGHT}The answer is $\boxed{{{answer}}}$.", gold)
 
 
 def check(reward, cases):
     """Each case is "answer ~ gold" (equal) or "answer # gold" (not equal)."""
+    wrong = []
     for case in filter(None, map(str.strip, cases.splitlines())):
         sign = " ~ " if " ~ " in case else " # "
         answer, gold = case.split(sign)
-        assert right(reward, answer, gold) == (sign == " ~ "), case
+        if right(reward, answer, gold) != (sign == " ~ "):
+            wrong.append(f"\\boxed{{{answer}}} must{' ' if sign == ' ~ ' else ' not '}equal the gold answer {gold}")
+    if wrong:
+        pytest.fail("\n".join(wrong), pytrace=False)
 
 
 # ------------------------------------------------------------------------------------------ extraction
@@ -103,9 +123,9 @@ def test_a_response_that_is_no_text_is_no_answer(reward, response):
                                    r"\boxed{{ 100000", "<think> 100000", "$ 500000"])
 def test_a_megabyte_of_anything_is_read_in_linear_time(reward, parts):
     text, times = parts.split()
-    start = time.process_time()
-    reward.extract_answer(THOUGHT + text * int(times))
-    assert time.process_time() - start < HANG         # quadratic scanners need minutes
+    with within(cpu_seconds=5):
+        answer = reward.extract_answer(THOUGHT + text * int(times))
+    assert answer == {r"\boxed{}": ""}.get(text)
 
 
 # ------------------------------------------------------------------------------------------ the reward
@@ -382,7 +402,8 @@ def test_the_gold_may_come_in_dollars_or_boxed(reward):
 def test_no_bomb_hangs_raises_leaves_a_file_or_is_right(reward, bomb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = time.monotonic()
-    assert right(reward, bomb, "25") is False
+    with within(cpu_seconds=5):
+        assert right(reward, bomb, "25") is False
     assert time.monotonic() - start < HANG and not os.listdir(tmp_path)
 
 
@@ -392,7 +413,9 @@ def test_every_decided_hostile_output(reward, shared_rows, tmp_path, monkeypatch
     for row in shared_rows("hostile_outputs.jsonl"):
         text = row.get("output") or "".join(part * times for part, times in row["output_parts"])
         start = time.monotonic()
-        verdict = reward.thinkprune(reward.is_correct(text, row["gold"]), True, row.get("n_tokens", 1), row.get("cap", 1))
+        with within(cpu_seconds=5):
+            correct = reward.is_correct(text, row["gold"])
+        verdict = reward.thinkprune(correct, True, row.get("n_tokens", 1), row.get("cap", 1))
         assert time.monotonic() - start < HANG, row["why"]
         if row["expected"] not in (verdict, "undecided"):
             wrong.append((row["id"], row["why"], verdict))

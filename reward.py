@@ -82,7 +82,7 @@ _REWRITES = [(re.compile(old), new) for old, new in [                    # in th
     # one spelling for one thing: \frac12, x_1, x^2, \sqrt2 get their braces, a number alone loses them
     (r"<=", r"\\le "), (r">=", r"\\ge "), (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (r"\\frac ?(\w)", r"\\frac{\1}"), (r"(\\frac ?\{[^{}]*\}) ?(\w)", r"\1{\2}"), (r"_(\w)", r"_{\1}"),
-    (r"\^(-?\d+|[a-z])", r"^{\1}"), (r"\\sqrt ?(\d+|[a-z])", r"\\sqrt{\1}"),
+    (r"\^(-?\d+|[a-z])", r"^{\1}"), (r"\\sqrt ?(\d+|[a-z]|\([^()]*\))", r"\\sqrt{\1}"),
     (r"(\\begin|\\end)\{[pb]matrix", r"\1{pmatrix"), (r"(?<![\w^}\]\\]) ?\{(\d+)\}", r" \1 "),
     # 1{,}234 and 1\,234 and 1,\! 234; then the spaces that mean nothing
     (r"(?<=\d)(?:\{,\}|,? ?(?:\\[,!;: ]|~)+) ?(?=\d{3}(?!\d))", ""), (r"(?<!\\)\\[,!;: ]|~|\\$", " "),
@@ -93,12 +93,13 @@ _REWRITES = [(re.compile(old), new) for old, new in [                    # in th
     (r"\^ ?\{? ?\\circ ?\}?", r"\\text{degree}"), (r"^\\text ?\{([^{}]*\d[^{}]*)\}$", r"\1"),
     (r"(?<=[\d}]) ?\b((?:[A-Za-z]{4,}|[ckm]m|kg|ft)(?: [A-Za-z]+)*)(\^.*)?$", r"\\text{\1}\2"),
     (r"(?<!\w) +| +(?!\w)", ""),                      # "p - q" is "p-q", but "25 25" is not 2525
-    (r"(\\frac\{[^{}]*\}\{[^{}]*\}(?=[\d(])|[\d)](?=\(|\\binom))", r"\1\\cdot ")]]   # 20(5): math-verify would add them
+    # 20(5) is a product; math-verify would add them
+    (r"(\\frac\{[^{}]*\}\{[^{}]*\}(?=[\d(]|\\frac)|[\d)](?=\(|\\binom))", r"\1\\cdot ")]]
 _UNIT = re.compile(r"(.+)\\text\{([A-Za-z][A-Za-z. ]*)\}(?:\^\{?([23])\}?)?")
-_NO_UNIT = set(                                       # words that change or deny the number; a plural s is added
+_NO_UNIT = set(                                       # words that change or deny the number, also with a plural s
     "not no or and is isnt but plus minus negative time half halve dozen tenth hundred hundredth thousand thousandth "
     "million billion trillion squared cubed factorial of than less more most least over under below above choose mod "
-    "modulo pi point wrong false never".split())
+    "modulo pi wrong false never zero one two three four five six seven eight nine ten".split())
 _NAME = (r"(?:\\(?:alpha|beta|theta|lambda|phi|angle) ?)?[A-Za-z]{0,3}'?(?:_\{?\w{1,3}\}?)?(?:\(\w{1,3}\))?"
          r"|\\text\{[A-Za-z ]+\}|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)")     # x, a_1, f(2), m+n, (x,y)
 _WORD = re.compile(r"\\text|(?<![\\A-Za-z])(?!pmatrix)[A-Za-z]{4,}|^(?!i$)[A-Za-z]+$")
@@ -122,9 +123,10 @@ def _unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{ square cm} into "25" and "cm2"; without a unit the second is "". """
     found = _UNIT.fullmatch(text)
     words = found[2].lower().replace(".", "").split() if found else []
-    names = [w.rstrip("s") for w in words if w not in ("square", "cubic")]
-    if not 1 <= len(words) <= 3 or _NO_UNIT.intersection(words + names) or _WORD.search(found[1]):
+    changes = _NO_UNIT.intersection(words + [w.rstrip("s") for w in words])
+    if not 1 <= len(words) <= 3 or changes or _WORD.search(found[1]):
         return text, ""
+    names = [re.sub("e?s?$", "", w) if len(w) > 3 else w for w in words if w not in ("square", "cubic")]  # no plural
     return found[1], "".join(names) + (found[3] or ("2" if "square" in words else "3" if "cubic" in words else ""))
 
 
@@ -138,6 +140,8 @@ def _number(text: str) -> Fraction | None:
         value = Fraction(f"{whole or 0}.{start}") + Fraction(int(cycle), 10 ** len(start) * (10 ** len(cycle) - 1))
     elif found := re.fullmatch(r"([+-]?) ?(?:(\d+) )?(\d+)/(\d*[1-9]\d*)", text.strip()):
         sign, whole, above, below = found.groups()
+        if whole and int(above) >= int(below):        # no mixed number
+            return None
         value = int(whole or 0) + Fraction(int(above), int(below))
     return found and (-value if sign == "-" else value)
 
@@ -175,8 +179,8 @@ def _refused(answer: str, gold: str) -> bool:
     rest = re.sub(r"(?<!\d)\d{1,2}!(?!!)|\\binom\{\d{1,3}\}\{\d{1,3}\}", "", answer)
     if "!" in rest or r"\binom" in rest or re.search(r"\d{60}|\*\*|[-+*/^_=<>]$|^[^\w\\]*$", answer):
         return True
-    if re.search(r"\d \d|\d\\?[\[{]|\)\d", answer):
-        return True                                   # "20 5" and 20\{5\}: math-verify adds them
+    if re.search(r"\d \d|\d\\?[\[{]|[)\]]\d|\d ?\\frac\{\d", answer):
+        return True                                   # "20 5", 20\{5\}, 20\frac{9}{2}: math-verify adds them
     if re.search(r"\^[{(][^})]*[\^!]|\^\{[^{}]*\}\^", answer):          # a power tower
         return True
     exponents, expected = re.findall(r"\^[{(]?-?(\d+)", answer), re.findall(r"\d+", gold)
@@ -239,7 +243,7 @@ def _equal(answer: str, gold: str, ask) -> bool:
 
 
 def _sides(text: str) -> tuple[str, list[str]]:
-    """Splits a chain at its = signs; names at its front do not count: x = \frac{10}{2} = 5 has two sides."""
+    r"""Splits a chain at its = signs; names at its front do not count: x = \frac{10}{2} = 5 has two sides."""
     sides, name = text.split("="), ""
     while len(sides) > 1 and sides[0] and re.fullmatch(_NAME, sides[0]):
         name = sides.pop(0)
@@ -349,9 +353,10 @@ def close() -> None:
     while not _idle.empty():
         if worker := _idle.get():
             try:
-                worker.communicate(timeout=1.0)       # closes its input: it leaves
+                worker.communicate(timeout=5.0)       # closes its input: it leaves
             except subprocess.TimeoutExpired:
-                worker.kill()                         # and its child at the end of the time it has
+                worker.kill()                         # its child ends with the time that it has
+                worker.wait()
     _new_pool()
 
 

@@ -199,6 +199,8 @@ def test_numbers_side_by_side_are_a_product_or_nothing_but_never_a_sum(reward):
         {20}{5} # 25
         20{5} # 25
         20[5] # 25
+        [20]5 # 25
+        \frac{20}{1}\frac{5}{1} # 25
         20\{5\} # 25
         20 5 # 25
         20\binom{5}{1} # 25
@@ -221,6 +223,7 @@ def test_a_unicode_character_is_its_latex(reward):
         x²³ ~ x^{23}
         x₁ ~ x_1
         2⋅3 ~ 6
+        √(x+1) ~ \sqrt{x+1}
         x≠7 ~ x\ne 7
         —7 ~ -7
         α+1 ~ 1+\alpha
@@ -240,6 +243,7 @@ def test_mixed_numbers_are_sums(reward):
         1 \frac{1}{2} ~ 3/2
         -1\frac12 ~ -1.5
         137 \frac{1}{2} ~ 137.5
+        20\frac{5}{1} # 25
         1\frac12 # 0.5""")
 
 
@@ -257,6 +261,10 @@ def test_a_unit_may_be_left_out_but_must_agree_where_both_give_one(reward):
         25\text{ million} # 25
         \text{not } 25 # 25
         25\text{ is not it} # 25
+        25\text{ square inches} ~ 25\text{ square inch}
+        25\text{ points} ~ 25
+        25\text{ s} # 25\text{ m}
+        25\text{ point five} # 25
         25\text{ squared} # 25
         25\text{ billions} # 25
         25\text{ hundredths} # 25

@@ -110,10 +110,11 @@ _KNOWN = set(r"frac sqrt pi cdot times div sin cos tan cot sec csc arcsin arccos
 
 def _tidy(text: str) -> str:
     r"""Gives an answer one spelling: plain LaTeX without decoration, "and" as a comma, a unit as \text{}."""
-    for signs, latex in ("⁰¹²³⁴-⁹⁻", "^{%s}"), ("₀-₉", "_{%s}"), ("¼-¾⅐-⅞", r"\frac{%s}"):
-        text = re.sub(f"[{signs}]+", lambda m: latex % unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{"), text)
-    text = unicodedata.normalize("NFKC", text).translate(_SYMBOLS).strip()              # also: full-width 5 is 5
-    text = re.sub(r"\\([A-Za-z]+) ?", lambda m: _SYNONYMS.get(m[1], m[0]), text)
+    if not text.isascii():
+        for signs, latex in ("⁰¹²³⁴-⁹⁻", "^{%s}"), ("₀-₉", "_{%s}"), ("¼-¾⅐-⅞", r"\frac{%s}"):
+            text = re.sub(f"[{signs}]+", lambda m: latex % unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{"), text)
+        text = unicodedata.normalize("NFKC", text).translate(_SYMBOLS)   # also: full-width 5 is 5
+    text = re.sub(r"\\([A-Za-z]+) ?", lambda m: _SYNONYMS.get(m[1], m[0]), text.strip())
     for old, new in _REWRITES:
         text = old.sub(new, text)
     return text
@@ -179,7 +180,8 @@ def _refused(answer: str, gold: str) -> bool:
     rest = re.sub(r"(?<!\d)\d{1,2}!(?!!)|\\binom\{\d{1,3}\}\{\d{1,3}\}", "", answer)
     if "!" in rest or r"\binom" in rest or re.search(r"\d{60}|\*\*|[-+*/^_=<>]$|^[^\w\\]*$", answer):
         return True
-    if re.search(r"\d \d|\d\\?[\[{]|[)\]]\d|\d ?\\frac\{\d", answer):
+    mixed = re.findall(r"\d ?\\frac\{(\d+)\}\{(\d+)\}", answer)
+    if re.search(r"\d \d|\d\\?[\[{]|[)\]]\d", answer) or any(int(above) >= int(below) for above, below in mixed):
         return True                                   # "20 5", 20\{5\}, 20\frac{9}{2}: math-verify adds them
     if re.search(r"\^[{(][^})]*[\^!]|\^\{[^{}]*\}\^", answer):          # a power tower
         return True

@@ -244,6 +244,7 @@ def test_mixed_numbers_are_sums(reward):
         -1\frac12 ~ -1.5
         137 \frac{1}{2} ~ 137.5
         20\frac{5}{1} # 25
+        1\frac45+x ~ x+\frac95
         1\frac12 # 0.5""")
 
 

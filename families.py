@@ -26,6 +26,7 @@ def cosine(correct, finished, n_tokens, cap, *, hi_right: float = 2.0, lo_right:
            hi_wrong: float = -10.0, exceed: float = -10.0, margin: int = 16) -> list[float]:
     """Pays short right answers most and punishes short wrong ones most, along half a cosine from 0 to the cap.
 
+    lo + (hi - lo) / 2 x (1 + cos(pi n / cap)), with the pair lo, hi of the right or of the wrong answers.
     Range: right lo_right..hi_right, wrong hi_wrong..lo_wrong. Unfinished, or within ``margin`` of the cap: ``exceed``.
     Pitfall: wrong answers earn more the longer they get, which teaches padding; repetition() is the usual cure.
 
@@ -94,6 +95,7 @@ def r1(correct, finished, n_tokens, cap, *, texts: list[str], format_weight: flo
 def kimi(correct, finished, n_tokens, cap, *, weight: float = 0.5) -> list[float]:
     """Correctness plus ``weight`` times a bonus from +0.5 (shortest of the group) to -0.5 (longest).
 
+    bonus = 0.5 - (n - shortest) / (longest - shortest), over all rollouts of the group, right and wrong.
     Range: -weight/2..1 + weight/2; wrong rollouts get the malus only, never the bonus; all lengths equal: no bonus.
     Pitfall: the bonus is relative to the group, so a group of good, short answers still has a loser; the paper switches
     it on only after a warm-up.
@@ -130,6 +132,7 @@ def l1_max(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float = 
            delta: float = 0.5) -> list[float]:
     """Correctness times a slope in length that is ``delta`` at the target: a soft form of the cap.
 
+    correct x clip(alpha (target - n) + delta, 0, 1).
     Range: 0..1. ``target`` 0 means the cap; the prompt must name the target.
     Pitfall: a right answer far above the target earns the same 0 as a wrong one, and alpha is in rewards per token:
     at a cap of 300 the default slope is worth 0.09 in all. Scale it with your lengths.
@@ -148,6 +151,7 @@ def o1_pruner(correct, finished, n_tokens, cap, *, ref_tokens: float, ref_accura
               low: float = -2.0, high: float = 4.0) -> list[float]:
     """Length saved against a reference model, plus ``weight`` times accuracy gained against it, clipped.
 
+    ref_tokens / n - 1 + weight (correct - ref_accuracy), clipped to low..high.
     Range: low..high. ref_tokens and ref_accuracy are means over K samples of the reference on this problem.
     Pitfall: they must come from the same prompt and cap; where the reference is always wrong, any right answer hits the
     upper clip and length no longer counts.
@@ -165,6 +169,7 @@ def o1_pruner(correct, finished, n_tokens, cap, *, ref_tokens: float, ref_accura
 def efficient(correct, finished, n_tokens, cap, *, alpha: float = 0.1) -> list[float]:
     """Right answers earn 1 minus up to ``alpha``, by how long they are among the group's right answers.
 
+    1 - alpha sigmoid((n - mean) / deviation): an answer of average length earns 1 - alpha / 2, wrong answers earn 0.
     Range: 0..1. The mean and (population) deviation are over the right rollouts only.
     Pitfall: pair it with advantages that are not divided by the group's deviation; in an all-right group that division
     blows differences of alpha up to full size.

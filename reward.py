@@ -7,30 +7,29 @@ works alone; below it stand the killable workers, then the adapters for TRL and 
 
 Policy, where graders disagree (tests/test_reward.py has each line as a test):
 - Only the last balanced \boxed{} after the last </think> counts. A cut box, a box in thinking or \fbox is no answer.
-- Numbers compare exactly: 025 = +25. = 25.0, 1,234 = 1\,234 = 1234, 0.5 = 1/2, 1\frac12 = 1.5 (a mixed number), but
-  0.333 is not 1/3. Arithmetic with the gold's value is right: 7!/16 = 315.
+- Numbers compare exactly: 025 = +25. = 25.0, 1,234 = 1\,234 = 1234, 0.5 = 1/2, 0.\overline{6} = 2/3, 1\frac12 = 1.5
+  (a mixed number), but 0.333 is not 1/3. Arithmetic with the gold's value is right: 7!/16 = 315, 20(5) = 100.
 - A unit, percent or currency sign may be left out; given on both sides it must agree. 10\% is 10, never 0.1.
 - A base subscript must stand there and agree: 52_8 is neither 52_9 nor 52.
 - "1,2", "1 and 2", \{1,2\} are one unordered list of exactly the gold's length ("4 or 5" is not 4); a \pm b is two
   values. Brackets keep order and kind: (1,2) is not (2,1), [1,2] or 1,2. The parts of a union have no order.
 - An inequality equals only an inequality, never an interval or a number; x \in [1,2] is [1,2].
-- x=5 is 5 but not y=5; in a chain every part must equal the gold: 26=25 is not 25.
+- x=5 is 5 but not y=5; in a chain every part must equal the gold: 26=25 is not 25. The letter i is the imaginary unit.
 - A choice is its letter alone: (A), \text{A}, "A." are A. Words compare as words, case ignored; letters keep theirs.
 - What is too long, deep or costly, or holds a command that neither we nor the gold know, compares as text only.
 """
 import argparse
 import atexit
-import contextlib
 import functools
 import json
 import math
 import os
 import queue
 import re
-import select
 import signal
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import accumulate
@@ -66,43 +65,56 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------ compare
-_LOOKALIKES = str.maketrans(
-    dict(zip("０１２３４５６７８９−–－，、；。．：（）％", "0123456789---,,;..:()%"))
-    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff")                    # zero width: dropped
-    | {"π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ",
-       "∈": r"\in ", "±": r"\pm ", "°": r"^\circ ", "²": "^2", "³": "^3", "½": r"\frac12", "√": r"\sqrt "})
-_SYNONYMS = {"dfrac": r"\frac", "tfrac": r"\frac", "leq": r"\le ", "geq": r"\ge ", "neq": r"\ne ", "lt": "<", "gt": ">",
-             "left": "", "right": "", "displaystyle": "", "quad": " "} | dict.fromkeys(
-                 "text mbox textbf textit textrm mathrm mathbf operatorname".split(), r"\text")
+# Unicode: zero width is dropped, a look-alike becomes what it looks like, a symbol its command.
+_SYMBOLS = str.maketrans(
+    dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad") | dict(zip("−–—‐、。⁄÷", "----,.//"))
+    | {"°": r"^\circ "} | dict(zip("παβθ∞∅√×·⋅∗±∪∈≤≥≠", [rf"\{name} " for name in (
+        "pi alpha beta theta infty emptyset sqrt times cdot cdot cdot pm cup in le ge ne").split()])))
+_SYNONYMS = {"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "leq": r"\le ", "geq": r"\ge ", "neq": r"\ne ",
+             "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}", "lvert": "|", "rvert": "|", "quad": " ",
+             "bar": r"\overline", "dot": r"\overline", "displaystyle": ""} | dict.fromkeys(
+    "left right big bigl bigr Big Bigl Bigr bigg biggl biggr".split(), "") | dict.fromkeys(
+    "text mbox textbf textit textrm textsf mathrm mathbf mathit mathsf operatorname".split(), r"\text")
 _REWRITES = [(re.compile(old), new) for old, new in [                    # in this order
     # what stands around the answer
-    (r"\s+", " "), (r"^\$+|\$+$|^\\[(\[]|\\[)\]]$|(?<!\\)[.,;:]+ ?$", ""), (r"^\\boxed ?\{(.*)\}$", r"\1"),
-    # one spelling for one thing: \frac12, x_1, x^2, \sqrt2 get their braces
-    (r"<=", r"\\le "), (r">=", r"\\ge "), (r"!=", r"\\ne "), (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    (r"\s+", " "), (r"^\$+|\$+$|^\\[(\[]|\\[)\]]$|(?<![\\.])[.,;:] ?$", ""), (r"^\\boxed ?\{(.*)\}$", r"\1"),
+    (r"\\text ?\{ *\}|\{\}", " "),
+    # one spelling for one thing: \frac12, x_1, x^2, \sqrt2 get their braces, a number alone loses them
+    (r"<=", r"\\le "), (r">=", r"\\ge "), (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (r"\\frac ?(\w)", r"\\frac{\1}"), (r"(\\frac ?\{[^{}]*\}) ?(\w)", r"\1{\2}"), (r"_(\w)", r"_{\1}"),
-    (r"\^(-?\d+|[a-z])", r"^{\1}"), (r"\\sqrt ?(\d+|[a-z])", r"\\sqrt{\1}"),
-    (r"(\\begin|\\end)\{[pb]matrix", r"\1{pmatrix"),
+    (r"\^(-?\d+|[a-z])", r"^{\1}"), (r"\\sqrt ?(\d+|[a-z]|\([^()]*\))", r"\\sqrt{\1}"),
+    (r"(\\begin|\\end)\{[pb]matrix", r"\1{pmatrix"), (r"(?<![\w^}\]\\]) ?\{(\d+)\}", r" \1 "),
     # 1{,}234 and 1\,234 and 1,\! 234; then the spaces that mean nothing
-    (r"(?<=\d)(?:\{,\}|,? ?(?:\\[,!;: ]|~)+) ?(?=\d{3}(?!\d))", ""), (r"(?<!\\)\\[,!;: ]|~", " "),
+    (r"(?<=\d)(?:\{,\}|,? ?(?:\\[,!;: ]|~)+) ?(?=\d{3}(?!\d))", ""), (r"(?<!\\)\\[,!;: ]|~|\\$", " "),
     # "and" and "or" make lists
     (r"\\text ?\{[, ]*(?:and|or) *\}|(?<=[\d }])\b(?:and|or)\b|;", ","), (r"(?:, *)+", ","),
     # units end in \text{}: \$25, 25\%, 25^\circ, \text{25 cm}, 25 dollars
     (r"^([+-]?) ?\\?\$(.*)", r"\1\2\\text{dollar}"), (r"\\?%", r"\\text{percent}"),
     (r"\^ ?\{? ?\\circ ?\}?", r"\\text{degree}"), (r"^\\text ?\{([^{}]*\d[^{}]*)\}$", r"\1"),
     (r"(?<=[\d}]) ?\b((?:[A-Za-z]{4,}|[ckm]m|kg|ft)(?: [A-Za-z]+)*)(\^.*)?$", r"\\text{\1}\2"),
-    (r"(?<!\w) +| +(?!\w)", "")]]                     # "p - q" is "p-q", but "25 25" is not 2525
+    (r"(?<!\w) +| +(?!\w)", ""),                      # "p - q" is "p-q", but "25 25" is not 2525
+    # 20(5) is a product; math-verify would add them
+    (r"(\\frac\{[^{}]*\}\{[^{}]*\}(?=[\d(]|\\frac)|[\d)](?=\(|\\binom))", r"\1\\cdot ")]]
 _UNIT = re.compile(r"(.+)\\text\{([A-Za-z][A-Za-z. ]*)\}(?:\^\{?([23])\}?)?")
-_NO_UNIT = set("not no or and is isnt but plus minus times half dozen hundred thousand million billion".split())
+_NO_UNIT = set(                                       # words that change or deny the number, also with a plural s
+    "not no or and is isnt but plus minus negative time half halve dozen tenth hundred hundredth thousand thousandth "
+    "million billion trillion squared cubed factorial of than less more most least over under below above choose mod "
+    "modulo pi wrong false never zero one two three four five six seven eight nine ten".split())
 _NAME = (r"(?:\\(?:alpha|beta|theta|lambda|phi|angle) ?)?[A-Za-z]{0,3}'?(?:_\{?\w{1,3}\}?)?(?:\(\w{1,3}\))?"
          r"|\\text\{[A-Za-z ]+\}|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)")     # x, a_1, f(2), m+n, (x,y)
-_WORD = re.compile(r"\\text|(?<![\\A-Za-z])(?!pmatrix)[A-Za-z]{4,}|^[A-Za-z]+$")
+_WORD = re.compile(r"\\text|(?<![\\A-Za-z])(?!pmatrix)[A-Za-z]{4,}|^(?!i$)[A-Za-z]+$")
 _KNOWN = set(r"frac sqrt pi cdot times div sin cos tan cot sec csc arcsin arccos arctan log ln exp binom infty theta "
-             r"alpha beta lambda phi omega begin end le ge ne lfloor rfloor lceil rceil overline angle \ |".split())
+             r"alpha beta lambda phi omega begin end le ge ne lfloor rfloor lceil rceil overline angle emptyset "
+             r"\ |".split())
 
 
 def _tidy(text: str) -> str:
-    text = text.translate(_LOOKALIKES).strip()
-    text = re.sub(r"\\([A-Za-z]+) ?", lambda m: _SYNONYMS.get(m[1], m[0]), text)
+    r"""Gives an answer one spelling: plain LaTeX without decoration, "and" as a comma, a unit as \text{}."""
+    if not text.isascii():
+        for signs, latex in ("⁰¹²³⁴-⁹⁻", "^{%s}"), ("₀-₉", "_{%s}"), ("¼-¾⅐-⅞", r"\frac{%s}"):
+            text = re.sub(f"[{signs}]+", lambda m: latex % unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{"), text)
+        text = unicodedata.normalize("NFKC", text).translate(_SYMBOLS)   # also: full-width 5 is 5
+    text = re.sub(r"\\([A-Za-z]+) ?", lambda m: _SYNONYMS.get(m[1], m[0]), text.strip())
     for old, new in _REWRITES:
         text = old.sub(new, text)
     return text
@@ -112,18 +124,27 @@ def _unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{ square cm} into "25" and "cm2"; without a unit the second is "". """
     found = _UNIT.fullmatch(text)
     words = found[2].lower().replace(".", "").split() if found else []
-    if not 1 <= len(words) <= 3 or _NO_UNIT.intersection(words) or _WORD.search(found[1]):
+    changes = _NO_UNIT.intersection(words + [w.rstrip("s") for w in words])
+    if not 1 <= len(words) <= 3 or changes or _WORD.search(found[1]):
         return text, ""
-    power = found[3] or ("2" if "square" in words else "3" if "cubic" in words else "")
-    return found[1], "".join(w.rstrip("s") for w in words if w not in ("square", "cubic")) + power
+    names = [re.sub("e?s?$", "", w) if len(w) > 3 else w for w in words if w not in ("square", "cubic")]  # no plural
+    return found[1], "".join(names) + (found[3] or ("2" if "square" in words else "3" if "cubic" in words else ""))
 
 
 def _number(text: str) -> Fraction | None:
+    r"""Reads 1,234  -.5  2e3  0.1\overline{6}  \frac{1}{2}  1\frac{1}{2} exactly; None if it is no such number."""
     text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r" \1/\2", text)
-    if re.fullmatch(r"[+-]?(\d{1,3}([, ]\d{3})+|\d*)(\.\d*)?", text) and re.search(r"\d", text):
+    if re.fullmatch(r"[+-]?(\d{1,3}([, ]\d{3})+|\d*)(\.\d*)?(e[+-]?\d\d?)?", text) and re.search(r"^\W*\d", text):
         return Fraction(re.sub("[, ]", "", text))
-    mixed = re.fullmatch(r"([+-]?) ?(?:(\d+) )?(\d+)/(\d*[1-9]\d*)", text.strip())
-    return mixed and int(mixed[1] + "1") * (int(mixed[2] or 0) + Fraction(int(mixed[3]), int(mixed[4])))
+    if found := re.fullmatch(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}", text):
+        sign, whole, start, cycle = found.groups()
+        value = Fraction(f"{whole or 0}.{start}") + Fraction(int(cycle), 10 ** len(start) * (10 ** len(cycle) - 1))
+    elif found := re.fullmatch(r"([+-]?) ?(?:(\d+) )?(\d+)/(\d*[1-9]\d*)", text.strip()):
+        sign, whole, above, below = found.groups()
+        if whole and int(above) >= int(below):        # no mixed number
+            return None
+        value = int(whole or 0) + Fraction(int(above), int(below))
+    return found and (-value if sign == "-" else value)
 
 
 def _depths(text: str) -> list[int]:
@@ -131,6 +152,7 @@ def _depths(text: str) -> list[int]:
 
 
 def _split(text: str, at: str) -> list[str]:
+    """Splits outside all brackets."""
     cuts = [i for i, depth in enumerate(_depths(text)) if depth == 0 and text.startswith(at, i)]
     return [text[i:j].strip() for i, j in zip([0] + [c + len(at) for c in cuts], cuts + [len(text)])]
 
@@ -138,13 +160,12 @@ def _split(text: str, at: str) -> list[str]:
 def _parts(text: str) -> tuple[str, list[str]]:
     r"""Returns the kind ("value", "list", "union" or its brackets, as "(]") and the parts; a set is a list."""
     text = re.sub(rf"^(?:{_NAME})\\in(?![A-Za-z]) ?", "", text)
-    is_set = text[:2] == r"\{" and text[-2:] == r"\}"
+    is_set, pair = text[:2] == r"\{" and text[-2:] == r"\}", text[:1] + text[-1:]
     if not is_set and len(union := _split(text, r"\cup")) > 1:
         return "union", union
-    pair = text[:1] + text[-1:]
-    if not is_set and 0 not in _depths(text)[:-1] and pair in ("()", "(]", "[)", "[]", "{}"):
-        inside = _split(text[1:-1], ",")
-        return (pair, inside) if len(inside) > 1 else _parts(text[1:-1]) if pair in "(){}" else ("value", [text])
+    if not is_set and pair in ("()", "(]", "[)", "[]", "{}") and 0 not in _depths(text)[:-1]:
+        inside = _split(text[1:-1], ",")              # (5) and {5} are 5
+        return _parts(text[1:-1]) if pair == "{}" or pair == "()" and len(inside) == 1 else (pair, inside)
     parts = _split(text[2:-2] if is_set else text, ",")
     for _ in range(2):                                # twice: \pm 1 \pm \sqrt2 is four values
         parts = [p.replace(r"\pm", sign, 1) for p in parts for sign in ("+-" if r"\pm" in p else "+")]
@@ -152,35 +173,40 @@ def _parts(text: str) -> tuple[str, list[str]]:
 
 
 def _refused(answer: str, gold: str) -> bool:
-    """Keeps from sympy what could eat time or memory, and commands that nobody expects."""
+    """Keeps from math-verify what could eat time or memory, what it misreads, and commands that nobody expects."""
     commands, known = ({*re.findall(r"\\([A-Za-z]+|.)", x)} for x in (answer, gold))
-    small = re.sub(r"(?<!\d)\d{1,2}!(?!!)|\\binom\{\d{1,3}\}\{\d{1,3}\}", "", answer)
-    if commands - known - _KNOWN or "!" in small or r"\binom" in small or max(_depths(answer), default=0) > 12:
+    if commands - known - _KNOWN or max(_depths(answer), default=0) > 12:
         return True
-    if re.search(r"\d{60}|\*\*|\d \d|[-+*/^_=<>]$|^[^\w\\]*$", answer):      # "2 5": math-verify adds them
+    rest = re.sub(r"(?<!\d)\d{1,2}!(?!!)|\\binom\{\d{1,3}\}\{\d{1,3}\}", "", answer)
+    if "!" in rest or r"\binom" in rest or re.search(r"\d{60}|\*\*|[-+*/^_=<>]$|^[^\w\\]*$", answer):
         return True
-    work, expected = 1, {*re.findall(r"\d+", gold)}
-    for caret in re.finditer(r"\^", answer):          # power towers; large exponents, also several multiplied
-        rest = answer[caret.end():]
-        end = _depths(rest).index(0) + 1 if rest[:1] in ("{", "(") and 0 in _depths(rest) else len(rest)
-        work *= math.prod(int(n) or 1 for n in re.findall(r"\d+", rest[:end]) if n not in expected)
-        if work > 2000 or re.search(r"[\^!]", rest[:end]) or rest[end:end + 1] == "^":
-            return True
-    return False
+    mixed = re.findall(r"\d ?\\frac\{(\d+)\}\{(\d+)\}", answer)
+    if re.search(r"\d \d|\d\\?[\[{]|[)\]]\d", answer) or any(int(above) >= int(below) for above, below in mixed):
+        return True                                   # "20 5", 20\{5\}, 20\frac{9}{2}: math-verify adds them
+    if re.search(r"\^[{(][^})]*[\^!]|\^\{[^{}]*\}\^", answer):          # a power tower
+        return True
+    exponents, expected = re.findall(r"\^[{(]?-?(\d+)", answer), re.findall(r"\d+", gold)
+    return math.prod(int(n) or 1 for n in exponents if n not in expected) > 2000        # also (x^{99})^{99}
 
 
 def symbolic(answer: str, gold: str) -> bool:
     """Asks math-verify if two expressions are equal. It can hang or eat memory: _ask below is the safe way."""
     import logging
     from math_verify import LatexExtractionConfig, parse, verify
-    from sympy import Eq, simplify
+    from sympy import Eq, I, simplify
     logging.getLogger("math_verify").setLevel(logging.ERROR)             # "timeout is off": we kill instead
-    latex = [LatexExtractionConfig(boxed_match_priority=0)]              # its other parser evaluates Python
-    a, g = (parse(f"\\boxed{{{x}}}", latex, "no_fallback", parsing_timeout=None) for x in (answer, gold))
-    if a and g and isinstance(a[0], Eq) and isinstance(g[0], Eq):        # verify: x^2=-1 is x^2=-2, as none has a root
-        ratio = simplify((a[0].lhs - a[0].rhs) / (g[0].lhs - g[0].rhs))
+    latex, found = [LatexExtractionConfig(boxed_match_priority=0)], []   # its other parser evaluates Python
+    for text in answer, gold:
+        text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}", text)   # exact
+        for expression in parse(f"\\boxed{{{text}}}", latex, "no_fallback", parsing_timeout=None)[:1]:
+            found.append(expression.subs({s: I for s in expression.free_symbols if s.name == "i"}))
+    if len(found) < 2:
+        return False
+    a, g = found
+    if isinstance(a, Eq) and isinstance(g, Eq):       # verify says that x^2=-1 is x^2=-2, as neither has a real root
+        ratio = simplify((a.lhs - a.rhs) / (g.lhs - g.rhs))
         return bool(ratio.is_number and ratio.is_finite and ratio != 0)
-    return bool(a and g and verify(g, a, float_rounding=12, timeout_seconds=None))
+    return bool(verify(g, a, float_rounding=12, timeout_seconds=None))
 
 
 def _equal(answer: str, gold: str, ask) -> bool:
@@ -191,34 +217,35 @@ def _equal(answer: str, gold: str, ask) -> bool:
         return False
     if None not in (numbers := [_number(a), _number(g)]):
         return numbers[0] == numbers[1]
-    (a_kind, a_parts), (g_kind, g_parts) = _parts(a), _parts(g)
-    if {a_kind, g_kind} & {"list", "union"} and (a_kind != g_kind or len(a_parts) != len(g_parts)):
+    (kind, a_parts), (g_kind, g_parts) = _parts(a), _parts(g)
+    free = {"list", "union"}                          # of order; brackets are not
+    if kind != g_kind and free & {kind, g_kind}:
         return False
-    if a_kind == g_kind != "value":
-        if a_kind not in ("list", "union"):
-            return len(a_parts) == len(g_parts) and all(_equal(x, y, ask) for x, y in zip(a_parts, g_parts))
-        for x in a_parts:                             # no order, but each part of the gold serves once
-            if (match := next((y for y in g_parts if _equal(x, y, ask)), None)) is None:
+    if kind == g_kind != "value":
+        for x in a_parts:                             # each part of the gold serves once
+            rest = g_parts if kind in free else g_parts[:1]
+            if (match := next((y for y in rest if _equal(x, y, ask)), None)) is None:
                 return False
             g_parts.remove(match)
-        return True
+        return not g_parts
     if "=" in a or "=" in g:
         (a_name, a_sides), (g_name, g_sides) = _sides(a), _sides(g)
         if a.count("=") == g.count("=") == 1 and (not a_name or a_name != g_name):
             return not _refused(a, g) and ask(a, g)   # two equations, equal up to a factor
         return len(g_sides) == 1 and all(_equal(x, g_sides[0], ask) for x in a_sides)
-    if a_kind != g_kind or (a_parts, g_parts) != ([answer], [gold]):     # a unit or bracket came off: look again
-        return a_kind == g_kind and _equal(a_parts[0], g_parts[0], ask)
+    if kind != g_kind or (a_parts, g_parts) != ([answer], [gold]):       # a unit or bracket came off: look again
+        return kind == g_kind and _equal(a_parts[0], g_parts[0], ask)
     if _WORD.search(a) or _WORD.search(g):
         a, g = (" ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", x).split()).strip("().:") for x in (a, g))
         return a == g or len(a) > 1 and a.casefold() == g.casefold()
-    signs = [bool(re.search(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])", x)) for x in (a, g)]
-    if signs[0] != signs[1] or re.search(r"\d_", a + " " + g) or a.casefold() == g.casefold():
-        return False                                  # bases match as text only, and 2x is not 2X
+    relations = [bool(re.search(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])", x)) for x in (a, g)]
+    if relations[0] != relations[1] or re.search(r"\d_", a + " " + g) or "'" in a + g or a.casefold() == g.casefold():
+        return False                                  # bases and primes match as text only, and 2x is not 2X
     return not _refused(a, g) and ask(a, g)
 
 
 def _sides(text: str) -> tuple[str, list[str]]:
+    r"""Splits a chain at its = signs; names at its front do not count: x = \frac{10}{2} = 5 has two sides."""
     sides, name = text.split("="), ""
     while len(sides) > 1 and sides[0] and re.fullmatch(_NAME, sides[0]):
         name = sides.pop(0)
@@ -264,80 +291,74 @@ def thinkprune(correct: bool, finished: bool, n_tokens: int, cap: int) -> float:
 
 # ------------------------------------------------------------------------------------------ killable workers
 # sympy can hang inside one C call, where neither threads nor Python's signal handlers run. So a worker forks a child
-# that answers until the kernel ends it, after CPU_SECONDS on one answer (a verdict must not depend on how busy the
-# machine is), and then forks the next, which costs milliseconds where a new worker would import sympy again. Whoever
-# asked kills both after WALL_SECONDS whatever they do. A worker is a plain command, not multiprocessing: that works
-# inside daemonic processes and without an `if __name__` guard in the user's script, and never copies one with CUDA.
-CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 0.75, 4.0, 120.0, 2 << 30
+# that answers until the kernel ends it, after CPU_SECONDS or at the latest WALL_SECONDS on one answer, and then forks
+# the next, which costs milliseconds where a new worker would import sympy again. A worker is a plain command, not
+# multiprocessing: that works inside daemonic processes and without an `if __name__` guard in the user's script, and
+# never copies one with CUDA.
+CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 0.75, 4.0, 120.0, 2 << 30      # CPU: the same on a busy machine
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
 
 
-def _serve() -> None:
+def _serve(cpu_seconds: float, wall_seconds: float) -> None:
     """The worker: one JSON pair a line in; 1, 0 or "killed" out."""
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())    # what the user's process ignores or blocks would be inherited
+    for timer in signal.SIGPROF, signal.SIGALRM:
+        signal.signal(timer, signal.SIG_DFL)          # it kills
+
+    def limit(cpu: float, wall: float) -> None:
+        signal.setitimer(signal.ITIMER_PROF, cpu)
+        signal.setitimer(signal.ITIMER_REAL, wall)
+
+    limit(0, START_SECONDS)
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
+    limit(0, 0)
     print("ready", flush=True)
     while child := os.fork():
-        status = os.waitpid(child, 0)[1]
-        if not os.WIFSIGNALED(status):                # end of input
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):                  # end of input
             return
         print("killed", flush=True)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)                # nobody handles SIGPROF: it kills
+        limit(cpu_seconds, wall_seconds)
         try:
             right = same_answer(*json.loads(line))
         except Exception:                             # sympy's own errors on odd text: not equal
             right = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        limit(0, 0)
         print(int(right), flush=True)
 
 
-def _read(worker: subprocess.Popen, seconds: float) -> bytes:
-    poll = select.poll()
-    poll.register(worker.stdout, select.POLLIN)
-    return worker.stdout.readline() if poll.poll(seconds * 1000) else b""
-
-
-def _ask(answer: str, gold: str) -> bool:
-    """same_answer in a worker; raises TimeoutError when it had to be killed."""
+def _ask(answer: str, gold: str) -> bool | None:
+    """same_answer in a worker; None if it had to be killed."""
     idle, reply = _idle, b""
     worker = idle.get()
     try:
         if worker is None or worker.poll() is not None:
-            worker = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                      stderr=subprocess.DEVNULL, start_new_session=True)
-            if _read(worker, START_SECONDS) != b"ready\n":
-                raise RuntimeError(f"no grading worker (pip install math-verify?); run: {' '.join(_COMMAND)}")
+            worker = subprocess.Popen([*_COMMAND, str(CPU_SECONDS), str(WALL_SECONDS)], stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+            if worker.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"no grading worker (pip install math-verify?); run: {' '.join(_COMMAND)} 1 1")
         worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
         worker.stdin.flush()
-        reply = _read(worker, WALL_SECONDS)
+        reply = worker.stdout.readline()
     except BrokenPipeError:
         pass
     finally:
-        idle.put(worker if reply else _end(worker))
-    if reply not in (b"0\n", b"1\n"):
-        raise TimeoutError(f"no verdict on {answer!r}")
-    return reply == b"1\n"
-
-
-def _end(worker: subprocess.Popen | None, patience: float = 0.0) -> None:
-    if worker:
-        with contextlib.suppress(OSError):
-            worker.stdin.close()                      # an idle worker leaves at the end of its input
-        try:
-            worker.wait(patience)
-        except subprocess.TimeoutExpired:
-            os.killpg(worker.pid, signal.SIGKILL)     # and the child that is at work
-            worker.wait()
-        worker.stdout.close()
+        idle.put(worker if reply else worker and worker.kill())          # None: an empty place
+    return {b"1\n": True, b"0\n": False}.get(reply)
 
 
 def close() -> None:
     """Ends the idle workers (also at exit); the next grade starts new ones."""
     while not _idle.empty():
-        _end(_idle.get(), patience=1.0)
+        if worker := _idle.get():
+            try:
+                worker.communicate(timeout=5.0)       # closes its input: it leaves
+            except subprocess.TimeoutExpired:
+                worker.kill()                         # its child ends with the time that it has
+                worker.wait()
     _new_pool()
 
 
@@ -353,10 +374,6 @@ atexit.register(close)
 os.register_at_fork(after_in_child=_new_pool)         # a forked DataLoader worker must not share these pipes
 
 
-class _NeedsAlgebra(Exception):
-    pass
-
-
 class Grade(NamedTuple):
     """Verdict on one response; ``timed_out``: the comparison was killed, which counts as wrong."""
     answer: str | None
@@ -366,18 +383,15 @@ class Grade(NamedTuple):
 
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
 def _judge(answer: str | None, gold: str | None) -> tuple[bool, bool]:
-    def needs_algebra(*_):
-        raise _NeedsAlgebra
+    """Returns (correct, timed out). Only a question that needs algebra goes to a worker, then as a whole."""
+    asked = []
     try:
-        return same_answer(answer, gold, needs_algebra), False
-    except _NeedsAlgebra:
-        pass
+        verdict = same_answer(answer, gold, lambda *pair: asked.append(pair))
     except (ValueError, IndexError, RecursionError):  # the model's text never makes us raise
         return False, False
-    try:
-        return _ask(answer, gold), False
-    except TimeoutError:
-        return False, True
+    if asked:
+        verdict = _ask(answer, gold)
+    return bool(verdict), verdict is None
 
 
 def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list[Grade]:
@@ -435,16 +449,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Re-scores a rollout file and prints the table of verdicts.")
     parser.add_argument("rollouts", help='JSONL; each row has at least "response", "gold" and "finished"')
     parser.add_argument("--no_thinking", action="store_true", help="read the whole text, not only after </think>")
-    options, rows = parser.parse_args(), []
+    options, rows, number = parser.parse_args(), [], 0
     try:
         for number, line in enumerate(open(options.rollouts, encoding="utf-8"), 1):
             rows.append(json.loads(line))
             rows[-1]["response"], rows[-1]["gold"], rows[-1]["finished"]
-    except OSError as error:
-        parser.exit(2, f"reward.py: cannot read {options.rollouts}: {error.strerror}\n")
-    except (ValueError, KeyError, TypeError) as error:
-        parser.exit(2, f"reward.py: {options.rollouts}:{number}: not a rollout ({error!r}); each line must be a JSON "
-                       "object with response, gold and finished\n")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.exit(2, f"error: {options.rollouts}:{number}: {error!r}; each line must be a JSON object with response, "
+                       "gold and finished\n")
     grades = grade([r["response"] for r in rows], [r["gold"] for r in rows], not options.no_thinking)
     verdicts = ["not finished" if not r["finished"] else "no box" if g.answer is None else "timed out" if g.timed_out
                 else "right" if g.correct else "wrong" for r, g in zip(rows, grades)]
@@ -455,4 +467,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _serve() if sys.argv[1:] == ["--worker"] else main()
+    _serve(*map(float, sys.argv[2:])) if sys.argv[1:2] == ["--worker"] else main()

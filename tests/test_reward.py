@@ -2,11 +2,15 @@ r"""The specification of reward.py, and the grader of the course exercise:
 
     python -m pytest tests/test_reward.py --reward path/to/theirs.py
 
-A student's file needs extract_answer, is_correct and thinkprune; tests of anything else skip where it is missing.
+A student's file needs extract_answer, is_correct and thinkprune: without one of them its tests fail and say so. Tests of
+anything else skip where it is missing or left blank, and say so too.
 """
+import contextlib
+import dis
 import doctest
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,9 +25,47 @@ THOUGHT = "<think>\nLet me work it out.\n</think>\n\n"
 HANG = 30                                             # seconds; a limit for hangs, never a measure of speed
 
 
+@pytest.fixture(scope="session")
+def reward(request):
+    """The file under test; what it lacks fails the one test that asks for it, what does not import ends the run."""
+    try:
+        module = request.getfixturevalue("reward")
+    except (Exception, SystemExit) as error:
+        if isinstance(error, pytest.exit.Exception):
+            raise
+        pytest.exit(f"error: {request.config.getoption('--reward')} does not import: {error!r}", returncode=2)
+
+    def missing(name):
+        if name in ("extract_answer", "is_correct", "thinkprune"):
+            pytest.fail(f"your file has no {name}", pytrace=False)
+        raise AttributeError(f"your file has no {name}")
+    module.__getattr__ = missing
+    return module
+
+
+def blank(value) -> bool:
+    """A function whose body is `...` or `pass`: it loads nothing and calls nothing."""
+    code = getattr(value, "__code__", None)
+    return bool(code) and not code.co_names and len([*dis.get_instructions(code)]) <= 3
+
+
 def need(reward, *names):
-    if missing := [n for n in names if not hasattr(reward, n)]:
-        pytest.skip(f"the file under test has no {', '.join(missing)}")
+    if missing := [n for n in names if n not in vars(reward) or blank(vars(reward)[n])]:
+        pytest.skip(f"your file has no {', '.join(missing)} (yet): not graded")
+
+
+@contextlib.contextmanager
+def within(cpu_seconds):
+    """Fails what computes for longer: a quadratic scanner would keep the whole run for minutes."""
+    def late(*_):
+        pytest.fail(f"your function was still computing after {cpu_seconds} seconds", pytrace=False)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def right(reward, answer, gold) -> bool:
@@ -32,10 +74,14 @@ def right(reward, answer, gold) -> bool:
 
 def check(reward, cases):
     """Each case is "answer ~ gold" (equal) or "answer # gold" (not equal)."""
+    wrong = []
     for case in filter(None, map(str.strip, cases.splitlines())):
         sign = " ~ " if " ~ " in case else " # "
         answer, gold = case.split(sign)
-        assert right(reward, answer, gold) == (sign == " ~ "), case
+        if right(reward, answer, gold) != (sign == " ~ "):
+            wrong.append(f"\\boxed{{{answer}}} must{' ' if sign == ' ~ ' else ' not '}equal the gold answer {gold}")
+    if wrong:
+        pytest.fail("\n".join(wrong), pytrace=False)
 
 
 # ------------------------------------------------------------------------------------------ extraction
@@ -77,9 +123,9 @@ def test_a_response_that_is_no_text_is_no_answer(reward, response):
                                    r"\boxed{{ 100000", "<think> 100000", "$ 500000"])
 def test_a_megabyte_of_anything_is_read_in_linear_time(reward, parts):
     text, times = parts.split()
-    start = time.process_time()
-    reward.extract_answer(THOUGHT + text * int(times))
-    assert time.process_time() - start < HANG         # quadratic scanners need minutes
+    with within(cpu_seconds=5):
+        answer = reward.extract_answer(THOUGHT + text * int(times))
+    assert answer == {r"\boxed{}": ""}.get(text)
 
 
 # ------------------------------------------------------------------------------------------ the reward
@@ -116,6 +162,11 @@ def test_numbers_compare_exactly(reward):
         1/2 ~ \frac{1}{2}
         \dfrac{2}{4} ~ 1/2
         −3 ~ -3
+        0.\overline{6} ~ \frac{2}{3}
+        0.1\overline{6} ~ 1/6
+        0.\overline{3} ~ 0.\overline{33}
+        1.5e3 ~ 1500
+        25{} ~ 25
         2500 # 25
         0.25 # 25
         900.05 # 900
@@ -128,10 +179,62 @@ def test_numbers_compare_exactly(reward):
         25 25 # 2525
         -25 # 25
         3.14159265 # \pi
+        1.4142135623730951 # \sqrt{2}
+        \frac{\pi}{6} # 0.5235987755982988
+        0.\overline{3} # 0.3
+        0.\overline{36} # 0.\overline{63}
         \text{nan} # 25
         1/0 # 1""")
     assert right(reward, str(10**22 + 1), 10**22 + 1) and not right(reward, str(10**22), 10**22 + 1)
-    assert right(reward, "25", 25.0) and right(reward, "0.1", 0.1)
+    assert right(reward, "25", 25.0) and right(reward, "0.1", 0.1) and right(reward, "0.00001", 1e-05)
+
+
+def test_numbers_side_by_side_are_a_product_or_nothing_but_never_a_sum(reward):
+    check(reward, r"""
+        20(5) ~ 100
+        (20)(5) ~ 100
+        3(1/2) ~ 1.5
+        20(5) # 25
+        (20)5 # 25
+        {20}{5} # 25
+        20{5} # 25
+        20[5] # 25
+        [20]5 # 25
+        \frac{20}{1}\frac{5}{1} # 25
+        20\{5\} # 25
+        20 5 # 25
+        20\binom{5}{1} # 25
+        \frac{40}{2}(5) # 25
+        20\text{ }5 # 25
+        2(x+1) ~ 2x+2
+        \log_2(8) ~ 3""")
+
+
+def test_a_unicode_character_is_its_latex(reward):
+    check(reward, r"""
+        ２５ ~ 25
+        ＋2５ ~ 25
+        x＝25 ~ 25
+        1½ ~ 1.5
+        ⅔ ~ 2/3
+        2⁄3 ~ 2/3
+        2÷3 ~ 2/3
+        2³ ~ 8
+        x²³ ~ x^{23}
+        x₁ ~ x_1
+        2⋅3 ~ 6
+        √(x+1) ~ \sqrt{x+1}
+        x≠7 ~ x\ne 7
+        —7 ~ -7
+        α+1 ~ 1+\alpha
+        2³ # 23
+        x₁ # x1
+        ⁷ # 7
+        ₇ # 7
+        7̸ # 7
+        А # A
+        7… # 7""")
+    assert right(reward, "7\u00a0000", "7000") and right(reward, "\u200b7\ufeff", "7")       # spaces that nobody sees
 
 
 def test_mixed_numbers_are_sums(reward):
@@ -140,6 +243,8 @@ def test_mixed_numbers_are_sums(reward):
         1 \frac{1}{2} ~ 3/2
         -1\frac12 ~ -1.5
         137 \frac{1}{2} ~ 137.5
+        20\frac{5}{1} # 25
+        1\frac45+x ~ x+\frac95
         1\frac12 # 0.5""")
 
 
@@ -156,7 +261,17 @@ def test_a_unit_may_be_left_out_but_must_agree_where_both_give_one(reward):
         24\text{ cm} # 25\text{ cm}
         25\text{ million} # 25
         \text{not } 25 # 25
-        25\text{ is not it} # 25""")
+        25\text{ is not it} # 25
+        25\text{ square inches} ~ 25\text{ square inch}
+        25\text{ points} ~ 25
+        25\text{ s} # 25\text{ m}
+        25\text{ point five} # 25
+        25\text{ squared} # 25
+        25\text{ billions} # 25
+        25\text{ hundredths} # 25
+        25\text{ degrees below zero} # 25
+        25\text{ at most} # 25
+        25\text{ wrong} # 25""")
 
 
 def test_a_percent_sign_is_a_unit(reward):
@@ -204,7 +319,10 @@ def test_brackets_keep_order_and_kind(reward):
         (-\infty,3) # (-\infty,3]
         (1,2)\cup(3,4) ~ (3,4)\cup(1,2)
         (1,2) # (1,2)\cup(3,4)
-        [-2,7] ~ x \in [-2,7]""")
+        [-2,7] ~ x \in [-2,7]
+        \bigl(1,2\bigr) ~ (1,2)
+        (25) ~ 25
+        [25] # 25""")
 
 
 def test_inequalities_equal_only_inequalities(reward):
@@ -261,7 +379,13 @@ def test_algebra_counts_when_it_is_equal(reward):
         2\sqrt5 ~ \sqrt{20}
         π ~ \pi
         \begin{bmatrix}1&2\\3&4\end{bmatrix} ~ \begin{pmatrix}1&2\\3&4\end{pmatrix}
+        2\sqrt{-1} ~ 2i
+        e^{i\pi} ~ -1
+        (1+i)^2 ~ 2i
         y+1 # x+1
+        -i # i
+        f'(x) # f(x)
+        2'5 # 25
         2X # 2x
         3\sqrt{2} # 32
         \frac{25\cdot 0}{0} # 25""")
@@ -287,7 +411,8 @@ def test_the_gold_may_come_in_dollars_or_boxed(reward):
 def test_no_bomb_hangs_raises_leaves_a_file_or_is_right(reward, bomb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = time.monotonic()
-    assert right(reward, bomb, "25") is False
+    with within(cpu_seconds=5):
+        assert right(reward, bomb, "25") is False
     assert time.monotonic() - start < HANG and not os.listdir(tmp_path)
 
 
@@ -297,7 +422,9 @@ def test_every_decided_hostile_output(reward, shared_rows, tmp_path, monkeypatch
     for row in shared_rows("hostile_outputs.jsonl"):
         text = row.get("output") or "".join(part * times for part, times in row["output_parts"])
         start = time.monotonic()
-        verdict = reward.thinkprune(reward.is_correct(text, row["gold"]), True, row.get("n_tokens", 1), row.get("cap", 1))
+        with within(cpu_seconds=5):
+            correct = reward.is_correct(text, row["gold"])
+        verdict = reward.thinkprune(correct, True, row.get("n_tokens", 1), row.get("cap", 1))
         assert time.monotonic() - start < HANG, row["why"]
         if row["expected"] not in (verdict, "undecided"):
             wrong.append((row["id"], row["why"], verdict))
@@ -351,12 +478,23 @@ def test_a_batch_has_the_same_verdicts_and_the_strict_cap(reward):
 
 
 def test_a_worker_that_hangs_is_killed_counted_and_replaced(reward, monkeypatch):
-    need(reward, "grade", "WALL_SECONDS", "_refused")
-    monkeypatch.setattr(reward, "WALL_SECONDS", 0.0)              # every reply is too late
-    grade, = reward.grade([THOUGHT + r"\boxed{q+1}"], ["1+q"])
-    assert grade == ("q+1", False, True)
+    need(reward, "grade", "close", "WALL_SECONDS")
+    reward.close()
+    monkeypatch.setattr(reward, "WALL_SECONDS", 1e-6)             # every reply is too late
+    grades = reward.grade([THOUGHT + r"\boxed{q+1}", THOUGHT + r"\boxed{q+3}"], ["1+q", "3+q"])
+    assert grades == [("q+1", False, True), ("q+3", False, True)]
     monkeypatch.undo()
+    reward.close()                                                # the next worker starts with the real deadline
     assert reward.is_correct(THOUGHT + r"\boxed{q+2}", "2+q")
+
+
+def test_a_worker_that_somebody_killed_is_replaced(reward):
+    need(reward, "grade", "_ask", "close")
+    assert right(reward, "u+1", "1+u")
+    for worker in filter(None, reward._idle.queue):
+        os.killpg(worker.pid, 9)
+        worker.wait()
+    assert right(reward, "u+2", "2+u")
 
 
 def test_a_worker_ends_itself_when_its_cpu_time_or_memory_is_spent(reward, monkeypatch):
@@ -439,7 +577,7 @@ def test_the_command_prints_the_table_of_verdicts(reward, tmp_path):
 
 
 @pytest.mark.parametrize("text, says", [('{"response": "a"}\n', ":1: "), ('{"response": "", "gold": "1", "finished": true}\n{', ":2: "),
-                                        ("[1]\n", ":1: "), (None, "cannot read")])
+                                        ("[1]\n", ":1: "), (None, "No such file")])
 def test_the_command_names_file_and_line_of_bad_input(reward, tmp_path, text, says):
     need(reward, "main")
     if text:

@@ -45,7 +45,7 @@ KINDS = ("kills", "schedule", "oom", "disk", "corrupt")
 STEPS = 3
 # Every case runs with these; the reward pays for repeating a token, because random weights never answer right.
 ROUND = {
-    "steps": STEPS, "checkpoint_every": 1, "cap": 24, "group": 4, "problems_per_step": 3, "reward": "repetition",
+    "steps": STEPS, "checkpoint_every": 1, "cap": 32, "group": 4, "problems_per_step": 3, "reward": "repetition",
     "reward_options": {"size": 1, "penalty": 1.0}, "beta": 0.01, "lr": 1e-3, "lora_r": 8, "val_samples": 2, "val_cap": 24,
     "tokens_per_micro_batch": 512, "device": "cpu",
 }  # fmt: skip
@@ -254,6 +254,10 @@ def make_setting(work: Path, model: str) -> dict:
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        # Ten tokens that end a response: random weights would otherwise run to every cap, and all lengths be the same.
+        path = Path(model) / "generation_config.json"
+        generation = json.loads(path.read_text())
+        path.write_text(json.dumps(generation | {"eos_token_id": [generation["eos_token_id"], *range(300, 309)]}, indent=1))
     for name, first, n in (("train", 0, 12), ("val", 100, 3), ("test", 200, 3)):
         rows = [{"id": f"p{i}", "problem": f"What is {i} + {3 * i}?", "answer": str(4 * i)} for i in range(first, first + n)]
         (work / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
@@ -369,7 +373,7 @@ def kills(work: Path, setting: dict, cfg: Config) -> Result:
                 moments.append(f"at file operation {number} of {operations} inside saves")
                 run = call(train(setting, folder), output, kill_at(folder, number, ".tmp"))
             else:
-                delay = rng.uniform(0.0, whole.seconds)
+                delay = rng.uniform(0.25, 1.0) * whole.seconds
                 moments.append(f"after {delay:.2f} s")
                 pid = start(train(setting, folder), output)
                 time.sleep(delay)
@@ -492,37 +496,42 @@ def end_schedule(process: subprocess.Popen, output: Path, limit: float = 240.0) 
     return Run(status, output.read_text(encoding="utf-8", errors="replace"), time.monotonic() - began)
 
 
+# What schedule.sh makes, in its order.
+STAGES = ("schedule.txt", "base/eval.json", "cap24/config.yaml", "cap24/step0001", "cap24/done", "cap16/step0001", "cap16/done",
+          "final", "base_test/eval.json", "summary.json")  # fmt: skip
+
+
 def schedule(work: Path, setting: dict, cfg: Config) -> Result:
-    """The whole process group of schedule.sh killed at random moments, then called again until it ends."""
-    total, rng = (1 if cfg.small else 10), random.Random(f"{cfg.seed} schedule")
-    config, output, failures, hit, stages = schedule_config(work, setting), work / "out.txt", [], 0, Counter()
+    """The whole process group of schedule.sh killed at a random moment after each of its stages, then called again."""
+    stages, rng = (("cap24/step0001",) if cfg.small else STAGES), random.Random(f"{cfg.seed} schedule")
+    config, output, failures, hit, same = schedule_config(work, setting), work / "out.txt", [], 0, 0
     with launcher(work) as python:
         whole = work / "schedule_whole"
         run = end_schedule(start_schedule(python, config, whole, output), output)
         if wrong := wrong_exit(run, (0,)):
             return Result("none", "schedule.sh fails without a fault", "ends", [wrong])
-        wanted = timeless(json.loads((whole / "summary.json").read_text()))
-        for case in range(total):
-            out, delay = work / f"schedule{case}", rng.uniform(0.1, 0.95) * run.seconds
+        wanted, adapter = timeless(json.loads((whole / "summary.json").read_text())), "final/adapter_model.safetensors"
+        for case, name in enumerate(stages):
+            out, delay = work / f"schedule{case}", rng.uniform(0.0, 0.6)
             process = start_schedule(python, config, out, output)
+            while process.poll() is None and not (out / name).exists():
+                time.sleep(0.005)
             time.sleep(delay)
-            os.killpg(process.pid, signal.SIGKILL)
-            killed = end_schedule(process, output)
-            hit += killed.status == -signal.SIGKILL
-            stages[next((n for n in ("final_test", "base_test", "final", "cap16", "cap24", "base") if (out / n).exists()), "start")] += 1
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            hit += end_schedule(process, output).status == -signal.SIGKILL
             again = end_schedule(start_schedule(python, config, out, output), output)
             wrong = wrong_exit(again, (0,))
             if not wrong and timeless(json.loads((out / "summary.json").read_text())) != wanted:
                 wrong = "another summary.json"
-            if not wrong and (out / "final/adapter_model.safetensors").read_bytes() != (whole / "final/adapter_model.safetensors").read_bytes():
+            if not wrong and (out / adapter).read_bytes() != (whole / adapter).read_bytes():
                 wrong = "another final adapter"
-            if wrong:
-                failures.append(f"killed after {delay:.2f} of {run.seconds:.2f} s, called again: {wrong}")
+            same += not wrong
+            failures += [f"killed {delay:.2f} s after {name}, called again: {wrong}"] if wrong else []
             shutil.rmtree(out, ignore_errors=True)
-    if hit == 0:
-        failures.append("no kill hit a running schedule")
-    injected = f"{hit} kills of {total} (reached: {', '.join(f'{v} {k}' for k, v in stages.items())})"
-    return Result(injected, f"{total - len(failures)} same summaries and final adapters", str(total), failures)
+    if hit < len(stages) / 2:
+        failures.append(f"only {hit} kills hit a running schedule: this proves nothing")
+    return Result(f"{hit} kills of {len(stages)} schedules", f"{same} same summaries and final adapters", str(len(stages)), failures)
 
 
 # ---------------------------------------------------------------------------------------- 3. out of memory

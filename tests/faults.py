@@ -17,6 +17,7 @@ model's forward that raises, by a disk that fills up at a file operation, by byt
 
 import contextlib
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -401,10 +402,16 @@ def kills(work: Path, setting: dict, cfg: Config) -> Result:
 # and ends as the server's fork does. Killed with its group, as a real process would be.
 LAUNCHER = """\
 import json, os, socket, sys
+fds = []
+for fd in range(10):  # a lock that the shell holds on an open file goes along
+    try:
+        fds += [fd] if os.get_inheritable(fd) else []
+    except OSError:
+        pass
 s = socket.socket(socket.AF_UNIX)
 s.connect({address!r})
-request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), os.getpgrp()]).encode()
-socket.send_fds(s, [len(request).to_bytes(8, "big") + request], [0, 1, 2])
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), os.getpgrp(), fds]).encode()
+socket.send_fds(s, [len(request).to_bytes(8, "big") + request], fds)
 status = s.recv(1)
 os._exit(status[0] if status else 137)
 """
@@ -422,12 +429,15 @@ def serve(address: str) -> None:
             client.close()
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        listener.close()
-        data, fds, _, _ = socket.recv_fds(client, 1 << 20, 3)
+        data, received, _, _ = socket.recv_fds(client, 1 << 20, 10)
         while len(data) < 8 + int.from_bytes(data[:8], "big"):
             data += client.recv(1 << 20)
-        argv, folder, env, group = json.loads(data[8:])
-        for target, fd in enumerate(fds):
+        argv, folder, env, group, fds = json.loads(data[8:])
+        # Out of the way first: a received number may be another one's target.
+        client = socket.socket(fileno=fcntl.fcntl(client.detach(), fcntl.F_DUPFD_CLOEXEC, 100))
+        received = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in received]
+        os.closerange(3, 100)
+        for fd, target in zip(received, fds):
             os.dup2(fd, target)
             os.close(fd)
         status = 1

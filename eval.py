@@ -25,15 +25,14 @@ import reward
 from sample import (
     Options,
     build_prompt,
-    choose_rows,
     die,
     encode_prompts,
-    generate_rollouts,
     load_policy,
     load_problems,
     parse,
     rollout_model,
     rollout_row,
+    sample_within_memory,
     write_jsonl,
     write_text,
 )
@@ -131,29 +130,31 @@ def metrics(rows: list[dict]) -> dict:
 
 
 def evaluate(
-    model, tokenizer, problems, options: Options, *, samples, cap, prompt_cap, temperature, top_p, label="eval"
+    model, tokenizer, problems, options: Options, *, samples, cap, prompt_cap, temperature, top_p, label="eval", check=None
 ) -> list[dict]:
     """Graded rollout rows (DESIGN: rollout files) of `samples` answers to each problem. Used by training, too.
 
     Args:
         model: Decoder to sample from (`sample.rollout_model`).
         problems: Rows with `id`, `problem`, `answer`.
-        options: `rows`, `seed` and `thinking` are read.
+        options: `rows`, `seed` and `thinking` are read; `rows` is lowered where memory runs out.
         label: Text before the progress bar.
+        check: Called before every decoded token; what it raises ends the evaluation.
     """
     prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], prompt_cap)
     with tqdm(total=len(prompts) * samples, desc=label, unit="rollout", leave=False, disable=None) as bar:
-        rollouts = generate_rollouts(
+        rollouts = sample_within_memory(
             model,
             tokenizer,
             prompts,
+            options,
             samples,
             cap=cap,
             temperature=temperature,
             top_p=top_p,
-            rows=choose_rows(model, options, max(map(len, prompts)) + cap),
             seed=options.seed,
             progress=bar,
+            check=check,
         )
     result = []
     for i, problem in enumerate(problems):

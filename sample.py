@@ -16,6 +16,7 @@ at every token and returns no log-probs. What this one does instead, in about a 
   with 8 rows or with 128 (in bfloat16 rounding may still turn single tokens), so runs can be compared.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -135,40 +136,71 @@ def encode_prompts(tokenizer, problems: Sequence[str], cap: int) -> list[list[in
     return [tokenizer(build_prompt(tokenizer, p, cap), add_special_tokens=False).input_ids for p in problems]
 
 
+LONGEST_LINE = 10_000_000  # bytes; a longer line is no problem, but an attempt on the memory
+
+
+def json_rows(source: str) -> list[dict]:
+    """The objects of a JSON-lines file (or of one JSON list); exits with status 2, naming file and line, for anything else."""
+    lines = []
+    try:
+        with open(source, "rb") as f:
+            while line := f.readline(LONGEST_LINE + 1):
+                lines.append(line)
+                if len(line) > LONGEST_LINE:
+                    die(f"problem file {source} line {len(lines)} is longer than {LONGEST_LINE // 10**6} MB")
+    except OSError as error:
+        die(f"problem file {source} cannot be read ({error.strerror})")
+    number, rows = 1, []
+    try:
+        if lines and lines[0].lstrip().startswith(b"["):
+            rows = json.loads(b"".join(lines))
+        else:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append(json.loads(line))
+        for i, row in enumerate(rows):
+            if not isinstance(row, dict):
+                die(f"problem file {source} is not JSON lines: row {i + 1} is no object")
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair would stop the tokenizer later
+    except (ValueError, RecursionError) as error:
+        die(f"problem file {source} is not JSON lines: line {number}: {str(error).splitlines()[0]}")
+    return rows
+
+
 def load_problems(source: str, problem_key: str = "problem", answer_key: str = "answer") -> list[dict]:
     """Returns rows with at least `id`, `problem`, `answer` (strings); extra columns are kept.
 
     Args:
         source: JSON-lines file, or hub data set as `id:split` (split defaults to train).
 
-    Exits with status 2, naming file and row, for a missing or empty file or a row without problem or answer.
+    Exits with status 2, naming file and row, for a missing or empty file, a line over 10 MB or a row without
+    problem or answer.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs a traceback before it raises
     if source.endswith((".jsonl", ".json")) or os.path.exists(source):
         if not os.path.isfile(source):
             die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
-        if os.path.getsize(source) == 0:
+        table = json_rows(source)
+        if not table:
             die(f"problem file {source} is empty")
-        try:
-            table = datasets.load_dataset("json", data_files=[source], split="train")
-        except Exception as error:  # pyarrow and datasets raise many kinds; the cause names the row
-            die(f"problem file {source} is not JSON lines: {error.__cause__ or error}".splitlines()[0])
+        columns = list(dict.fromkeys(key for row in table for key in row))
     else:
+        import datasets
+
+        datasets.disable_progress_bars()
+        logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs a traceback before it raises
         name, _, split = source.partition(":")
         try:
             table = datasets.load_dataset(name, split=split or "train")
-        except Exception as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # pyarrow and datasets raise many kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             die(f"data set {name} is no file and the hub does not give it ({reason}); offline, name a .jsonl file")
+        columns = table.column_names
     for key in (problem_key, answer_key):
-        if key not in table.column_names:
-            die(f"{source} has no column {key!r}, only {table.column_names}; name it with --problem_key / --answer_key")
+        if key not in columns:
+            die(f"{source} has no column {key!r}, only {columns}; name it with --problem_key / --answer_key")
     rows = []
     for number, row in enumerate(table, start=1):
-        problem, answer = row[problem_key], row[answer_key]
+        problem, answer = row.get(problem_key), row.get(answer_key)
         for key, value in ((problem_key, problem), (answer_key, answer)):
             if value is None or not str(value).strip():
                 die(f"{source} line {number}: no {key}")
@@ -200,7 +232,7 @@ def load_tokenizer(path: str):
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         die(f"--model {path}: no tokenizer to be had ({str(error).splitlines()[0]})")
     if not tokenizer.chat_template:
@@ -217,7 +249,10 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
         adapter: PEFT folder; empty for the bare base.
         trainable: Whether the adapter takes gradients.
 
-    Exits with status 2 for a missing model, or an adapter that was trained on another base.
+    Nothing that it reads can run code: no remote code, weights from safetensors only.
+
+    Exits with status 2, naming folder or file, for a missing or damaged model or adapter, for an adapter that is a
+    pickle, whose checksums do not agree, or that was trained on another base.
     """
     import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -226,22 +261,37 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
     device = pick_device(options.device)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if adapter and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
+    if adapter:
+        check_adapter(adapter)
     if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
         die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
-    tokenizer = load_tokenizer(options.model)
+    for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
+        read_json(path)  # transformers' own messages do not always name the file
+    try:
+        tokenizer = load_tokenizer(options.model)
+        encode_prompts(tokenizer, ["1 + 1"], 100)
+    except Exception as error:  # tokenizers and jinja raise many kinds
+        die(f"--model {options.model}: its tokenizer or chat template is damaged ({first_line(error)})")
     quantization = None
     if options.load_4bit:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=dtype, device_map={"": device}, quantization_config=quantization, use_safetensors=True
+        model, report = AutoModelForCausalLM.from_pretrained(
+            options.model,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        die(f"--model {options.model} cannot be loaded: {str(error).splitlines()[0]}")
+    except Exception as error:  # a damaged config.json or model.safetensors raises many kinds
+        die(f"--model {options.model}: config.json or model.safetensors cannot be loaded: {first_line(error)}")
+    # Without a look at the report, weights that the files lack would be random numbers, with a warning.
+    if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
+        die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")
     for module in model.modules():
         # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
         # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
@@ -253,10 +303,62 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
 
         check_base(adapter, model, options.model)
         try:
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-        except (RuntimeError, ValueError, KeyError) as error:
-            die(f"adapter {adapter} does not fit --model {options.model}: {str(error).splitlines()[0]}")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        except Exception as error:  # a damaged adapter raises many kinds
+            die(f"adapter {adapter} does not fit --model {options.model}, or is damaged: {first_line(error)}")
     return model, tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file; exits with status 2, naming the file, where there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        die(f"{path} cannot be read ({error.strerror})")
+    except (ValueError, RecursionError) as error:
+        die(f"{path} is damaged: {first_line(error)}")
+    if not isinstance(found, dict):
+        die(f"{path} is damaged: no JSON object")
+    return found
+
+
+def damage(folder: str | Path, only: str = "") -> str:
+    """What is wrong with a folder that has a checksums.json ({file: sha256}), in words; empty where all agree.
+
+    Args:
+        only: Check the files whose names begin with this.
+    """
+    try:
+        sums = json.loads(Path(folder, "checksums.json").read_bytes())
+        for name, digest in sums.items():
+            if name.startswith(only):
+                with open(Path(folder, name), "rb") as f:
+                    if hashlib.file_digest(f, "sha256").hexdigest() != digest:
+                        return f"{name} does not agree with checksums.json"
+    except OSError as error:
+        return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
+    except (ValueError, AttributeError, RecursionError):
+        return "checksums.json is no JSON object"
+    return ""
+
+
+def check_adapter(adapter: str) -> None:
+    """Exits with status 2 for an adapter folder that is missing, incomplete, a pickle or damaged."""
+    has = {name: os.path.isfile(os.path.join(adapter, name)) for name in ("adapter_config.json", "adapter_model.safetensors")}
+    if not has["adapter_config.json"]:
+        die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
+    if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only="adapter_")):
+        die(f"adapter {adapter} is damaged: {wrong}")
+    if not has["adapter_model.safetensors"]:
+        die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
+    read_json(os.path.join(adapter, "adapter_config.json"))
 
 
 def fingerprint(model) -> str:
@@ -277,9 +379,9 @@ def check_base(adapter: str, model, name: str) -> None:
     """Exits with status 2 where nanoprune.json beside the adapter names another base (other makers' have none)."""
     path = os.path.join(adapter, "nanoprune.json")
     if os.path.isfile(path):
-        made = json.loads(Path(path).read_text())
-        if made["base_fingerprint"] != fingerprint(model):
-            die(f"adapter {adapter} was trained on {made['base']}, whose weights are not those of --model {name}")
+        made = read_json(path)
+        if made.get("base_fingerprint") != fingerprint(model):
+            die(f"adapter {adapter} was trained on {made.get('base')}, whose weights are not those of --model {name} ({path})")
 
 
 # ---------------------------------------------------------------------------------------- rollout weights
@@ -487,6 +589,7 @@ def generate_rollouts(
     end_ids: Sequence[int] | None = None,
     progress: tqdm | None = None,
     on_token: Callable[[int, int], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[Rollout]:
     """Samples `samples` capped answers to each prompt; element i * samples + j is answer j to prompt i.
 
@@ -500,6 +603,7 @@ def generate_rollouts(
         end_ids: Tokens that end a response; by default those of the model's generation config.
         progress: Bar to advance by one for each finished rollout.
         on_token: Called with (rollout, token) for every token as it is sampled.
+        check: Called before every decoded token; what it raises ends the sampling.
 
     Raises:
         ValueError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context.
@@ -558,6 +662,8 @@ def generate_rollouts(
 
     live = 0
     while queue or live:
+        if check:
+            check()
         while queue and live < rows:
             start(live)
             live += 1
@@ -608,6 +714,54 @@ def generate_rollouts(
     return results
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: CUDA's kind, and the plain RuntimeErrors of a CPU and of cuBLAS.
+
+    >>> out_of_memory(torch.OutOfMemoryError("CUDA out of memory")), out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+
+
+def sample_within_memory(
+    model, tokenizer, prompts: Sequence[list[int]], options: Options, samples: int = 1, *, cap: int | Sequence[int], **more
+) -> list[Rollout]:
+    """`generate_rollouts` with as many rows as fit: where memory runs out, half of them, from the start with one seed.
+
+    In float32 the answers do not depend on the rows. What fitted stays in `options.rows` for the calls after.
+
+    Args:
+        options: `rows` is read, and lowered.
+        more: The other options of `generate_rollouts`.
+
+    Exits with status 2 and the options to lower where memory runs out on a single row.
+    """
+    longest = max(map(len, prompts)) + (max(cap) if isinstance(cap, Sequence) else cap)
+    was_training = model.training
+    while True:
+        rows = min(choose_rows(model, options, longest), len(prompts) * samples)
+        try:
+            return generate_rollouts(model, tokenizer, prompts, samples, cap=cap, rows=rows, **more)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        finally:
+            model.train(was_training)
+        # Only here, after the exception, have its frames let go of the KV cache.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if rows == 1:
+            die(f"out of memory while sampling one row of {longest} tokens: lower --cap (or --val_cap), or take --load_4bit "
+                "true or --rollout_weights live")
+        options.rows = rows // 2
+        print(f"out of memory with {rows} rows: sampling again with --rows {options.rows}, from now on", flush=True)
+        if (bar := more.get("progress")) is not None:
+            bar.reset()
+            bar.tokens = 0
+
+
 # ---------------------------------------------------------------------------------------- the command
 
 
@@ -628,13 +782,26 @@ def rollout_row(problem: dict, sample: int, prompt: str, rollout: Rollout) -> di
     }
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes beside first and then in place, so that a cut-off write leaves what was there."""
+def write_text(path: str | Path, text: str, status: int = 2) -> None:
+    """Writes beside, to the disk, and then in place, so that a cut-off write leaves what was there.
+
+    Args:
+        status: Exit status, after one line, where it cannot be written (no space, read-only, ...).
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w", encoding="utf-8", newline="") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        print(f"error: {path} cannot be written ({error.strerror}); what was there before is as it was", file=sys.stderr)
+        raise SystemExit(status)
 
 
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:

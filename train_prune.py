@@ -5,7 +5,7 @@
         --init_adapter out/toy/cap300/step0008
     bash schedule.sh                            # all rounds, with selection between them and a report
 
-The same command again resumes from the newest checkpoint, or says that the round is done.
+The same command again resumes from the newest checkpoint, or says that the round is done; Ctrl-C saves first.
 
 How this differs from the paper (arXiv:2504.01296) and its code:
 - LoRA over NF4 on one GPU, not full fine-tuning on 16; hence fewer rollouts a step and a higher rate;
@@ -15,20 +15,18 @@ How this differs from the paper (arXiv:2504.01296) and its code:
   rollout weights' rounding. With one update per batch, ratio and clip are exactly neutral;
 - left out on purpose: reward models, several GPUs, asynchronous sampling, a value network.
 
-Reading order: Config, the formulas (reward, advantage, log-probs, loss), then `main`, which is the loop.
+Reading order: Config, the formulas (reward, advantage, log-probs, loss), then `train`, which is the loop. What keeps
+a night's run whole (checkpoints, signals, full disks) stands in checkpoint.py.
 """
 
 import contextlib
-import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import inspect
 import json
 import math
-import os
 import random
-import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -38,26 +36,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.utils.checkpoint
 import yaml
-from torch.utils.checkpoint import checkpoint
 
 import families
 import reward
+from checkpoint import (
+    ADAPTER,
+    Stop,
+    check_disk,
+    check_folder,
+    disk_errors,
+    drop_last,
+    holds,
+    load_state,
+    lock,
+    move_aside,
+    newest,
+    read_eval,
+    results_of,
+    save_checkpoint,
+    saved_when_stopped,
+    set_damaged_aside,
+    stop_on_signals,
+    thin_out,
+    write_table,
+)
 from eval import evaluate, metrics
 from sample import (
     Options,
     Rollout,
-    choose_rows,
     die,
     encode_prompts,
     fingerprint,
     float_logits,
-    generate_rollouts,
     load_policy,
     load_problems,
+    out_of_memory,
     parse,
+    read_json,
     refresh_copy,
     rollout_model,
+    sample_within_memory,
     write_text,
 )
 
@@ -121,6 +141,8 @@ class Config(Options):
     """Adapter that the round starts from (the one before selected it); empty starts a new LoRA."""
     out_dir: str = "out/round"
     """Folder of this round."""
+    fresh: bool = False
+    """Move a folder that is there to <out_dir>.old1 (or the next free number) and begin anew."""
     # --- validation and selection
     checkpoint_every: int = 20
     """Steps between checkpoints, each with a validation."""
@@ -143,13 +165,16 @@ class Config(Options):
     """Tokens whose logits exist at the same time."""
     gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
     """Recompute activations in the backward; auto: on CUDA."""
-    # --- alarm
+    # --- alarms
     logp_gap_limit: float = 0.1
-    """Stop when sampler and trainer log-probs differ by more than this on average: one of them is broken."""
+    """Warn when sampler and trainer log-probs differ by more than this on average, stop at the third step in a row:
+    one of them is broken."""
+    stop_on_collapse: bool = False
+    """End the round, with selection from the checkpoints so far, when a collapse is seen (see `collapse`)."""
 
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
-FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device"}
+FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device", "fresh"}
 FREE |= {"caps", "test_data", "test_samples"}
 
 
@@ -238,7 +263,7 @@ def token_logp(model, ids: torch.Tensor, on: torch.Tensor, temperature: float, c
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
     pieces = zip(states.split(chunk), targets.split(chunk))
-    return torch.cat([checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
+    return torch.cat([torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
 
 
 def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, n_tokens: int, cfg: Config):
@@ -292,75 +317,130 @@ def start_of_round(model):
     """Puts the round's start in the adapter's place: the frozen second adapter, or in round 1 none at all."""
     if "reference" in model.peft_config:
         model.set_adapter("reference")
-        yield
-        model.set_adapter("default")  # gives the gradient back to the policy's adapter alone
+        try:
+            yield
+        finally:  # memory may run out in between
+            model.set_adapter("default")  # gives the gradient back to the policy's adapter alone
     else:
         with model.disable_adapter():
             yield
 
 
-def update_policy(model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, cfg: Config) -> dict[str, float]:
+def micro_step(model, batch: list[int], rollouts, adv, n_tokens: int, old: dict, ref: dict, cfg: Config) -> dict[str, float]:
+    """Adds one micro-batch's gradient to what is there, and returns its sums and maxima over tokens.
+
+    Args:
+        batch: Indices of its rollouts.
+        adv: (R,) advantage of every rollout.
+        n_tokens: Response tokens of the whole batch.
+        old: Rollout -> its log-probs before the first update; on the first pass they are put there, and the gap to
+            the sampler's is among the sums.
+        ref: The same under the round's start, where there is a KL.
+    """
+    device = next(model.parameters()).device
+    chosen = [rollouts[i] for i in batch]
+    width = max(len(r.prompt_ids) + len(r.ids) for r in chosen)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)                       # (B, T)
+    on = torch.zeros(len(batch), width, dtype=torch.bool)                        # (B, T), True on response tokens
+    for row, r in enumerate(chosen):
+        p, n = len(r.prompt_ids), len(r.ids)
+        ids[row, : p + n] = torch.tensor(r.prompt_ids + r.ids)
+        on[row, p : p + n] = True
+    ids, on = ids.to(device), on.to(device)
+    sampler = torch.cat([r.logp for r in chosen]).to(device)                     # (N,)
+    each = [len(r.ids) for r in chosen]
+    gain = adv[batch].to(device).repeat_interleave(torch.tensor(each, device=device))  # (N,)
+    first = batch[0] not in old
+    bf16 = device.type == "cuda" and model.get_base_model().dtype == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        if cfg.beta > 0 and first:
+            with torch.no_grad(), start_of_round(model):
+                start_logp = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
+            ref.update(zip(batch, start_logp.split(each)))
+        logp = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)       # (N,)
+    sums = {}
+    if first:
+        old.update(zip(batch, logp.detach().split(each)))
+        gap = (logp.detach() - sampler).abs()
+        sums = {"gap": gap.sum().item(), "gap_max": gap.max().item()}
+    ref_logp = torch.cat([ref[i] for i in batch]) if cfg.beta > 0 else None
+    loss, weight, k3, bites = policy_loss(logp, torch.cat([old[i] for i in batch]), sampler, ref_logp, gain, n_tokens, cfg)
+    loss.backward()
+    sums |= {"loss": loss.item(), "weight": weight.sum().item(), "weight_max": weight.max().item()}
+    return sums | {"clipped": bites.item() * len(logp), "kl": k3.sum().item() if k3 is not None else 0.0}
+
+
+def update_policy(
+    model, optimizer, rollouts: list[Rollout], adv: torch.Tensor, cfg: Config, check: Callable[[], None] | None = None
+) -> dict[str, float]:
     """Optimizer steps on one batch of rollouts; returns the step's figures.
+
+    Where memory runs out, the pass begins again with half the tokens a micro-batch: the gradient is the same. What
+    fitted stays in `cfg.tokens_per_micro_batch`.
 
     Args:
         adv: (R,) advantage of each rollout.
+        check: Called before every micro-batch until the weights change; what it raises ends the step without a trace.
     """
     n_tokens = sum(len(r.ids) for r in rollouts)
     # Without KL a rollout of advantage 0 has no gradient: it counts in n_tokens and is not computed.
     keep = [i for i in range(len(rollouts)) if adv[i] != 0 or cfg.beta > 0]
-    lengths = [len(rollouts[i].prompt_ids) + len(rollouts[i].ids) for i in keep]
-    batches = [[keep[j] for j in batch] for batch in micro_batches(lengths, cfg.tokens_per_micro_batch)]
+    lengths = {i: len(rollouts[i].prompt_ids) + len(rollouts[i].ids) for i in keep}
     stats = {"loss": 0.0, "grad": 0.0, "kl": 0.0, "clipped": 0.0, "weight_mean": 1.0, "weight_max": 1.0}
     stats |= {"logp_gap": 0.0, "logp_gap_max": 0.0, "skipped": 0}
-    device = next(model.parameters()).device
     old: dict[int, torch.Tensor] = {}
     ref: dict[int, torch.Tensor] = {}
     total = sum(len(rollouts[i].ids) for i in keep)  # tokens that are computed
-    for epoch in range(cfg.updates_per_batch if batches else 0):
-        loss_sum = kl_sum = weight_sum = gap_sum = clipped_sum = 0.0
-        for b, batch in enumerate(batches):
-            chosen = [rollouts[i] for i in batch]
-            width = max(len(r.prompt_ids) + len(r.ids) for r in chosen)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)               # (B, T)
-            on = torch.zeros(len(batch), width, dtype=torch.bool)                # (B, T), True on response tokens
-            for row, r in enumerate(chosen):
-                p, n = len(r.prompt_ids), len(r.ids)
-                ids[row, : p + n] = torch.tensor(r.prompt_ids + r.ids)
-                on[row, p : p + n] = True
-            ids, on = ids.to(device), on.to(device)
-            sampler = torch.cat([r.logp for r in chosen]).to(device)             # (N,)
-            each = torch.tensor([len(r.ids) for r in chosen], device=device)
-            gain = adv[batch].to(device).repeat_interleave(each)                 # (N,)
-            bf16 = device.type == "cuda" and model.get_base_model().dtype == torch.bfloat16
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                if cfg.beta > 0 and epoch == 0:
-                    with torch.no_grad(), start_of_round(model):
-                        ref[b] = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
-                logp = token_logp(model, ids, on, cfg.temperature, cfg.head_chunk)
-            if epoch == 0:
-                old[b] = logp.detach()
-                gap = (old[b] - sampler).abs()
-                gap_sum += gap.sum().item()
-                stats["logp_gap_max"] = max(stats["logp_gap_max"], gap.max().item())
-            loss, weight, k3, bites = policy_loss(logp, old[b], sampler, ref.get(b), gain, n_tokens, cfg)
-            loss.backward()
-            loss_sum += loss.item()
-            weight_sum += weight.sum().item()
-            stats["weight_max"] = max(stats["weight_max"], weight.max().item())
-            clipped_sum += bites.item() * len(logp)
-            kl_sum += k3.sum().item() if k3 is not None else 0.0
+    epoch = 0
+    while keep and epoch < cfg.updates_per_batch:
+        sums: dict[str, float] = {}
+        failed = None
+        optimizer.zero_grad(set_to_none=True)
+        for batch in micro_batches(list(lengths.values()), cfg.tokens_per_micro_batch):
+            if check and epoch == 0:
+                check()
+            batch = [keep[j] for j in batch]
+            try:
+                part = micro_step(model, batch, rollouts, adv, n_tokens, old, ref, cfg)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                failed = batch  # dealt with below: until the exception is gone, its frames hold the memory
+                break
+            for key, value in part.items():
+                sums[key] = max(sums.get(key, 0.0), value) if key.endswith("_max") else sums.get(key, 0.0) + value
+        if failed:
+            optimizer.zero_grad(set_to_none=True)
+            lower_budget(cfg, [lengths[i] for i in failed])
+            if epoch == 0:  # else they are those of the weights before the first update: they stay
+                old.clear(), ref.clear()
+            continue
         if epoch == 0:
-            stats["logp_gap"] = gap_sum / total
+            stats |= {"logp_gap": sums["gap"] / total, "logp_gap_max": sums["gap_max"]}
         parameters = [p for p in model.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()
-        stats |= {"loss": loss_sum, "grad": norm, "kl": kl_sum / total, "weight_mean": weight_sum / total}
-        stats["clipped"] = clipped_sum / total
-        if math.isfinite(norm) and math.isfinite(loss_sum):
+        stats |= {"loss": sums["loss"], "grad": norm, "kl": sums["kl"] / total, "clipped": sums["clipped"] / total}
+        stats |= {"weight_mean": sums["weight"] / total, "weight_max": max(stats["weight_max"], sums["weight_max"])}
+        if math.isfinite(norm) and math.isfinite(sums["loss"]):
             optimizer.step()
         else:
             stats["skipped"] += 1
-        optimizer.zero_grad(set_to_none=True)
+        epoch += 1
+    optimizer.zero_grad(set_to_none=True)
     return stats
+
+
+def lower_budget(cfg: Config, lengths: list[int]) -> None:
+    """Halves `cfg.tokens_per_micro_batch` after sequences of these lengths did not fit; exits where it was only one."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(lengths) == 1:
+        die(f"out of memory in the update with one sequence of {lengths[0]} tokens: lower --cap or --head_chunk, or take "
+            "--gradient_checkpointing true or --load_4bit true")
+    failed = max(lengths) * len(lengths)
+    cfg.tokens_per_micro_batch = min(cfg.tokens_per_micro_batch, failed) // 2
+    print(f"out of memory with {failed} tokens: again with --tokens_per_micro_batch {cfg.tokens_per_micro_batch}, from now on",
+          flush=True)
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
@@ -398,10 +478,76 @@ def select(checkpoints: list[dict], reference: dict, tolerance: float) -> tuple[
     return best, f"shortest of the {len(good)} of {len(checkpoints)} checkpoints with pass@1 of at least {floor:.3f}"
 
 
+# ---------------------------------------------------------------------------------------- collapse
+
+
+def repeats(ids: list[int], size: int = 20, times: int = 3) -> bool:
+    """Whether one n-gram of `size` tokens stands at least `times` times in a rollout.
+
+    >>> repeats([1, 2, 3, 4] * 3, size=4), repeats([1, 2, 3, 4] * 2, size=4)
+    (True, False)
+    """
+    seen: dict[tuple, int] = {}
+    for gram in zip(*(ids[i:] for i in range(size))):
+        seen[gram] = seen.get(gram, 0) + 1
+        if seen[gram] == times:
+            return True
+    return False
+
+
+def answers_at_once(text: str, words: int = 5) -> bool:
+    r"""Whether a boxed answer comes with a thought of under `words` words, for models that are to think first.
+
+    >>> answers_at_once(r"\n</think> \boxed{3}"), answers_at_once(r"2 + 1 is 3, I am sure.</think> \boxed{3}")
+    (True, False)
+    """
+    thought, closed, answer = text.rpartition("</think>")
+    if not closed:
+        thought, _, answer = text.partition("\\boxed{")
+        return bool(answer) and len(thought.split()) < words
+    return "\\boxed{" in answer and len(thought.replace("<think>", " ").split()) < words
+
+
+def collapse(table: list[dict]) -> dict[str, str]:
+    """What has collapsed by the last row of the log: name -> a sentence; empty for a healthy round. Yours to edit.
+
+    The last 3 steps are compared with the first 5 of the round, so there is nothing to see before step 6, but for a
+    reward of 0.
+
+    >>> healthy = {"over_cap": 0.2, "reward": 0.5, "repeated": 0.0, "no_thinking": 0.0}
+    >>> collapse([healthy] * 8), list(collapse([healthy] * 5 + [healthy | {"over_cap": 0.7}] * 3))
+    ({}, ['finished'])
+    """
+    def mean(name: str, rows: list[dict]) -> float:
+        return sum(float(row[name]) for row in rows) / len(rows)
+
+    found = {}
+    if len(table) >= 5 and all(float(row["reward"]) == 0 for row in table[-5:]):
+        found["reward"] = "the reward was 0 for 5 steps: the cap is too tight or the problems are too hard"
+    if len(table) > 5:
+        before, now = 1 - mean("over_cap", table[:5]), 1 - mean("over_cap", table[-3:])
+        if now < 0.5 * before:
+            found["finished"] = f"{now:.0%} of the rollouts end within the cap, over the first 5 steps it was {before:.0%}"
+        for name, what in (("repeated", "repeat a passage three times"), ("no_thinking", "box an answer without thinking")):
+            before, now = mean(name, table[:5]), mean(name, table[-3:])
+            if now > 0.25 >= before:
+                found[name] = f"{now:.0%} of the rollouts {what}, over the first 5 steps it was {before:.0%}"
+    return found
+
+
+def in_a_row(table: list[dict], bad: Callable[[dict], bool]) -> int:
+    """How many of the last rows are bad, without a gap.
+
+    >>> in_a_row([{"skipped": 1}, {"skipped": 0}, {"skipped": 1}], lambda row: row["skipped"] > 0)
+    1
+    """
+    return next((i for i, row in enumerate(reversed(table)) if not bad(row)), len(table))
+
+
 # ---------------------------------------------------------------------------------------- the run's files
 
 
-def check(cfg: Config) -> None:
+def check_options(cfg: Config) -> None:
     """Exits with status 2 and one line for options that cannot work."""
     if cfg.cap < 1:
         die(f"--cap {cfg.cap} must be at least 1 token")
@@ -414,50 +560,11 @@ def check(cfg: Config) -> None:
         die(f"--temperature {cfg.temperature} must be above 0 and --top_p {cfg.top_p} in (0, 1]")
     if cfg.init_adapter:
         note = Path(cfg.init_adapter) / "nanoprune.json"
-        before = json.loads(note.read_text()).get("cap") if note.is_file() else None
-        if before is not None and cfg.cap >= before:
+        before = read_json(note).get("cap") if note.is_file() else None
+        if isinstance(before, int) and cfg.cap >= before:
             die(f"--cap {cfg.cap} is not below {before}, the cap that --init_adapter {cfg.init_adapter} was trained under")
     if cfg.reference and not Path(cfg.reference).is_file():
         die(f"--reference {cfg.reference} does not exist (python eval.py writes an eval.json)")
-
-
-def claim_folder(cfg: Config) -> None:
-    """Saves the resolved options into the round's folder, or exits where it was made with others."""
-    path = Path(cfg.out_dir) / "config.yaml"
-    mine = dataclasses.asdict(cfg)
-    if path.is_file():
-        theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for options in (mine, theirs):  # one folder may be spelled in several ways
-            options |= {k: options.get(k) and os.path.realpath(options[k]) for k in ("out_dir", "reference", "init_adapter")}
-        other = [k for k in mine if k not in FREE and mine[k] != theirs.get(k)]
-        if other:
-            changed = ", ".join(f"{k}: {theirs.get(k)} there, {mine[k]} now" for k in other)
-            die(f"--out_dir {cfg.out_dir} was made with other options ({changed}); take another folder, or the same")
-        return
-    if Path(cfg.out_dir).is_dir() and any(p.suffix != ".tmp" for p in Path(cfg.out_dir).iterdir()):
-        die(f"--out_dir {cfg.out_dir} holds files but no config.yaml: it is not a round's folder; take another")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(mine, sort_keys=False))
-
-
-def checkpoints_of(folder: Path) -> list[Path]:
-    """The complete checkpoints of a round, oldest first."""
-    return sorted(p for p in folder.glob("step[0-9]*") if p.suffix == "" and (p / "eval.json").is_file())
-
-
-def save_checkpoint(folder: Path, step: int, model, optimizer, result: dict, samples: str, cfg: Config) -> None:
-    """Writes step<NNNN>/ beside and renames it; older ones lose the optimizer's state, which only resume needs."""
-    beside, final = folder / f"step{step:04d}.tmp", folder / f"step{step:04d}"
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside, selected_adapters=["default"])
-    note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap, "step": step}
-    write_text(beside / "nanoprune.json", json.dumps(note) + "\n")
-    torch.save(optimizer.state_dict(), beside / "optimizer.pt")
-    write_text(beside / "samples.md", samples)
-    write_text(beside / "eval.json", json.dumps(result, indent=1) + "\n")
-    os.replace(beside, final)
-    for older in checkpoints_of(folder)[:-2]:
-        (older / "optimizer.pt").unlink(missing_ok=True)
 
 
 def markdown_of(rows: list[dict], step: int) -> str:
@@ -487,19 +594,40 @@ def head_lines(cfg: Config, device: torch.device) -> str:
 
 
 def main(cfg: Config) -> None:
-    check(cfg)
-    reward_of = make_reward(cfg.reward, cfg.reward_options)
+    """One round behind its guards: one process a folder, Ctrl-C and SIGTERM save (checkpoint.py)."""
+    check_options(cfg)
     folder = Path(cfg.out_dir)
+    if cfg.fresh and folder.exists():
+        move_aside(folder)
+    # A copy: `rows` and `tokens_per_micro_batch` are lowered where memory runs out.
+    cfg = dataclasses.replace(cfg, fresh=False)
+    check_folder(folder, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
     if (folder / "done").is_file():
-        claim_folder(cfg)  # refuses other options
-        print(f"{folder} is done: {json.loads((folder / 'selection.json').read_text())['why']}")
+        print(f"{folder} is done: {read_selection(folder)['why']}")
         return
+    with lock(folder), stop_on_signals() as check:
+        train(cfg, folder, check)
+
+
+def read_selection(folder: Path) -> dict:
+    """selection.json of a round that is done; exits where it is not what `done` has the checksum of."""
+    path = folder / "selection.json"
+    selection = read_json(path)
+    digest = (folder / "done").read_text(errors="replace").strip()
+    if digest and digest != hashlib.sha256(path.read_bytes()).hexdigest():
+        die(f"{path} is damaged: it does not agree with the checksum in {folder / 'done'}; remove both to select again")
+    return selection
+
+
+def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
+    """The round. `check` raises Stop after a signal; until then it does nothing."""
+    reward_of = make_reward(cfg.reward, cfg.reward_options)
 
     # --- 1. problems, policy, optimizer
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
-    saved = checkpoints_of(folder)
-    resume = saved[-1] if saved else None
+    damaged = set_damaged_aside(folder)
+    resume, last_step = newest(folder)
     torch.manual_seed(cfg.seed)  # only the LoRA's start draws from it: everything later is seeded by its step
     model, tokenizer = load_policy(cfg, str(resume or cfg.init_adapter or ""), trainable=True)
     if not (resume or cfg.init_adapter):
@@ -525,15 +653,14 @@ def main(cfg: Config) -> None:
     val_longest = max(map(len, encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap)))
     if val_longest + cfg.val_cap > context:
         die(f"{cfg.val_data}: a prompt of {val_longest} tokens and --val_cap {cfg.val_cap} exceed the context of {context}")
-    claim_folder(cfg)
+    if not (folder / "config.yaml").is_file():
+        write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     sampler = rollout_model(model, cfg, cfg.cap)
     merged = sampler is not model.get_base_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    first_step = 1
-    if resume:
-        optimizer.load_state_dict(torch.load(resume / "optimizer.pt", weights_only=True, map_location=device))
-        first_step = int(resume.name[4:]) + 1
+    table = load_state(resume, optimizer, device) if resume else []  # the rows of log.csv
+    check_disk(folder, parameters)
 
     def validate(label: str) -> tuple[dict, list[dict]]:
         rows = evaluate(
@@ -547,14 +674,22 @@ def main(cfg: Config) -> None:
             temperature=cfg.val_temperature,
             top_p=cfg.val_top_p,
             label=label,
+            check=check,
         )
         setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap, "temperature": cfg.val_temperature, "top_p": cfg.val_top_p}
         return metrics(rows) | setting | {"seed": cfg.seed, "model": cfg.model, "data": cfg.val_data}, rows
 
     def log(text: str) -> None:
         print(text, flush=True)
-        with open(folder / "log.txt", "a", encoding="utf-8") as f:
+        with disk_errors(folder), open(folder / "log.txt", "a", encoding="utf-8") as f:
             f.write(text + "\n")
+
+    def save(name: str, more: dict[str, str] | None = None) -> None:
+        step = int(table[-1]["step"]) if table else 0
+        if step == 0:
+            return  # nothing has been learnt
+        note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap, "step": step}
+        save_checkpoint(folder / name, model, optimizer, table, {"nanoprune.json": json.dumps(note) + "\n"} | (more or {}))
 
     # --- 2. the log: a head to reproduce from, and on resume only the steps that the checkpoint knows
     log(head_lines(cfg, device))
@@ -562,151 +697,188 @@ def main(cfg: Config) -> None:
     log(f"{len(problems)} training and {len(val_problems)} validation problems | {size:,} LoRA parameters")
     if cfg.updates_per_batch == 1:
         log("note: with one update per batch the loss is near 0 and says nothing of progress; watch reward and length")
-    table = []
+    for line in damaged:
+        log(line)
     if resume:
-        with open(folder / "log.csv", newline="") as f:
-            table = [row for row in csv.DictReader(f) if int(row["step"]) < first_step]
-        log(f"resuming after step {first_step - 1} from {resume}")
-    if cfg.reference:
-        compare = json.loads(Path(cfg.reference).read_text())
-    else:
-        if not (folder / "start.json").is_file():
-            write_text(folder / "start.json", json.dumps(validate("start")[0], indent=1) + "\n")
-        compare = json.loads((folder / "start.json").read_text())
+        with disk_errors(folder):
+            write_table(folder / "log.csv", table)  # without rows of steps that are made again
+        log(f"resuming after step {last_step} from {resume}")
+    elif damaged:
+        log("no whole checkpoint is left: beginning at step 1")
+    if not cfg.reference and not (folder / "start.json").is_file():
+        write_text(folder / "start.json", json.dumps(validate("start")[0], indent=1) + "\n", status=1)
+    compare = read_eval(Path(cfg.reference or folder / "start.json"))
     from torch.utils.tensorboard import SummaryWriter
 
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-    started, all_dead = time.time(), 0
+    with disk_errors(folder):
+        board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
-    for step in range(first_step, cfg.steps + 1):
-        # --- 3a. sample: G capped rollouts for each of P problems
-        clock = time.time()
-        chosen = batch_of(step, len(problems), cfg.problems_per_step, cfg.seed)
+    def write_log() -> None:
+        with disk_errors(folder):
+            write_table(folder / "log.csv", table)
+            for name, value in table[-1].items():
+                if name != "step" and value != "":
+                    board.add_scalar(name, float(value), int(table[-1]["step"]))
+
+    def validate_and_save() -> None:
+        step, clock = int(table[-1]["step"]), time.time()
         if merged:
             refresh_copy(sampler, model)
-        rollouts = generate_rollouts(
-            sampler,
-            tokenizer,
-            [prompts[i] for i in chosen],
-            cfg.group,
-            cap=cfg.cap,
-            temperature=cfg.temperature,
-            top_p=cfg.top_p,
-            rows=choose_rows(sampler, cfg, len(prompts[longest]) + cfg.cap),
-            seed=cfg.seed * 1_000_000 + step,
-        )
-        sample_s = time.time() - clock
+        result, rows = validate(f"validation after step {step}")
+        name, seconds = f"step{step:04d}", round(time.time() - clock, 3)
+        result |= {"step": step, "adapter": str(folder / name)}
+        table[-1] |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"], "val_s": seconds}
+        write_log()
+        examples = markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
+        save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
+        best, _ = select(results_of(folder), compare, cfg.tolerance)
+        thin_out(folder, best["adapter"] if best else "")
+        drop_last(folder)
+        tokens = result["mean_tokens"]
+        log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {tokens:.0f} | {seconds:.0f}s")
 
-        # --- 3b. score: verdict, reward under the cap, advantage within the group
-        golds = [problems[i]["answer"] for i in chosen for _ in range(cfg.group)]
-        correct = [g.correct for g in reward.grade([r.text for r in rollouts], golds, cfg.thinking)]
-        scores = []
-        for j, i in enumerate(chosen):
-            part = slice(j * cfg.group, (j + 1) * cfg.group)
-            scores.append(reward_of(rollouts[part], correct[part], cfg.cap, problems[i]))
-        rewards = torch.tensor(scores, dtype=torch.float32)                      # (P, G)
-        adv = advantages(rewards, cfg.advantage)                                 # (P, G)
-        dead = int((adv == 0).all(dim=1).sum())
-        ended = sum(r.finished for r in rollouts) / len(rollouts)
-        if step == 1:
-            log(f"before step 1: {ended:.0%} of {len(rollouts)} rollouts end within the cap of {cfg.cap}")
-            if ended < 0.1:
-                log("warning: under 10 % of the rollouts end within this cap, so hardly any can earn; take a wider cap")
+    def save_last(reason: str) -> None:
+        save("last")
+        log(f"{reason}; " + (f"the state after step {table[-1]['step']} is in {folder / 'last'}" if table else "no step was done"))
 
-        # --- 3c. update
-        clock = time.time()
-        if cfg.lr_schedule == "cosine":
-            for part in optimizer.param_groups:
-                part["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / cfg.steps))
-        stats = update_policy(model, optimizer, rollouts, adv.flatten(), cfg)
-        if stats["skipped"]:
-            log(f"warning: step {step} has a loss or gradient that is no number; its update was skipped")
-        if step == first_step:
-            gaps = f"{stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most"
-            log(f"sampler and trainer log-probs differ by {gaps}")
-        if stats["logp_gap"] > cfg.logp_gap_limit:
-            die(f"step {step}: sampler and trainer log-probs differ by {stats['logp_gap']:.3f}: the gradient is wrong")
-        all_dead = all_dead + 1 if dead == len(chosen) else 0
-        if all_dead == 5:
-            log(f"warning: all {dead} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
-        update_s = time.time() - clock
+    started, ended_by = time.time(), ""
+    with saved_when_stopped(save_last):
+        # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
+        if resume and resume.name.startswith("last") and (last_step % cfg.checkpoint_every == 0 or last_step == cfg.steps):
+            validate_and_save()
+        for step in range(last_step + 1, cfg.steps + 1):
+            if cfg.stop_on_collapse and (ended_by := "; ".join(collapse(table).values())):
+                log(f"collapse: the round ends before step {step}: {ended_by}")
+                break
 
-        # --- 3d. validate and checkpoint
-        val_s, result, text = 0.0, None, ""
-        if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+            # --- 3a. sample: G capped rollouts for each of P problems
             clock = time.time()
+            chosen = batch_of(step, len(problems), cfg.problems_per_step, cfg.seed)
             if merged:
                 refresh_copy(sampler, model)
-            result, rows = validate(f"validation after step {step}")
-            result |= {"step": step, "adapter": str(folder / f"step{step:04d}")}
-            val_s = time.time() - clock
-            text = markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
+            rollouts = sample_within_memory(
+                sampler,
+                tokenizer,
+                [prompts[i] for i in chosen],
+                cfg,
+                cfg.group,
+                cap=cfg.cap,
+                temperature=cfg.temperature,
+                top_p=cfg.top_p,
+                seed=cfg.seed * 1_000_000 + step,
+                check=check,
+            )
+            sample_s = time.time() - clock
 
-        # --- 3e. log, with the same names on the line, in the table and in TensorBoard
-        lengths = [len(r.ids) for r in rollouts]
-        row = {
-            "step": step,
-            "reward": rewards.mean().item(),
-            "correct": sum(c and r.finished for c, r in zip(correct, rollouts)) / len(rollouts),
-            "length": sum(lengths) / len(lengths),
-            "over_cap": 1 - ended,
-            "dead_groups": dead,
-            **stats,
-            "lr": optimizer.param_groups[0]["lr"],
-            "val_pass@1": result["pass@1"] if result else "",
-            "val_tokens": result["mean_tokens"] if result else "",
-            "sample_s": round(sample_s, 3),
-            "update_s": round(update_s, 3),
-            "val_s": round(val_s, 3),
-        }
-        table.append(row)
-        with open(folder / "log.csv.tmp", "w", newline="") as f:
-            writer = csv.DictWriter(f, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerows(table)
-        os.replace(folder / "log.csv.tmp", folder / "log.csv")
-        for name, value in row.items():
-            if name != "step" and value != "":
-                board.add_scalar(name, value, step)
-        left = (time.time() - started) / (step - first_step + 1) * (cfg.steps - step)
-        used = ""
-        if device.type == "cuda":
-            whole = torch.cuda.get_device_properties(device).total_memory
-            used = f" | {torch.cuda.max_memory_allocated(device) / 1e9:.1f}/{whole / 1e9:.1f} GB"
-        right = round(row["correct"] * len(rollouts))
-        log(
-            f"step {step:4d}/{cfg.steps} | reward {row['reward']:.2f} | correct {right}/{len(rollouts)} | length "
-            f"{row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | dead groups {dead}/{len(chosen)} | "
-            f"grad {stats['grad']:.2g} | {sample_s:.0f}s sample {update_s:.0f}s update{used} | "
-            f"{left // 3600:.0f}h{left // 60 % 60:02.0f}m left"
-        )
-        if result:
-            tokens = result["mean_tokens"]
-            log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {tokens:.0f} | {val_s:.0f}s")
-            save_checkpoint(folder, step, model, optimizer, result, text, cfg)
-    board.close()
+            # --- 3b. score: verdict, reward under the cap, advantage within the group
+            golds = [problems[i]["answer"] for i in chosen for _ in range(cfg.group)]
+            correct = [g.correct for g in reward.grade([r.text for r in rollouts], golds, cfg.thinking)]
+            scores = []
+            for j, i in enumerate(chosen):
+                part = slice(j * cfg.group, (j + 1) * cfg.group)
+                scores.append(reward_of(rollouts[part], correct[part], cfg.cap, problems[i]))
+            rewards = torch.tensor(scores, dtype=torch.float32)                      # (P, G)
+            adv = advantages(rewards, cfg.advantage)                                 # (P, G)
+            dead = int((adv == 0).all(dim=1).sum())
+            ended = sum(r.finished for r in rollouts) / len(rollouts)
+            if step == 1:
+                log(f"before step 1: {ended:.0%} of {len(rollouts)} rollouts end within the cap of {cfg.cap}")
+                if ended < 0.1:
+                    log("warning: under 10 % of the rollouts end within this cap, so hardly any can earn; take a wider cap")
 
-    # --- 4. select
-    found = [json.loads((p / "eval.json").read_text()) | {"adapter": str(p)} for p in checkpoints_of(folder)]
+            # --- 3c. update
+            clock = time.time()
+            if cfg.lr_schedule == "cosine":
+                for part in optimizer.param_groups:
+                    part["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / cfg.steps))
+            stats = update_policy(model, optimizer, rollouts, adv.flatten(), cfg, check)
+            # From here to the table's new row nothing may stop: the weights and the table are one state.
+            update_s = time.time() - clock
+
+            # --- 3d. log, with the same names on the line, in the table and in TensorBoard
+            lengths = [len(r.ids) for r in rollouts]
+            at_once = [cfg.thinking and r.finished and answers_at_once(r.text) for r in rollouts]
+            row = {
+                "step": step,
+                "reward": rewards.mean().item(),
+                "correct": sum(c and r.finished for c, r in zip(correct, rollouts)) / len(rollouts),
+                "length": sum(lengths) / len(lengths),
+                "over_cap": 1 - ended,
+                "dead_groups": dead,
+                "repeated": sum(repeats(r.ids) for r in rollouts) / len(rollouts),
+                "no_thinking": sum(at_once) / len(rollouts),
+                **stats,
+                "lr": optimizer.param_groups[0]["lr"],
+                "val_pass@1": "",
+                "val_tokens": "",
+                "sample_s": round(sample_s, 3),
+                "update_s": round(update_s, 3),
+                "val_s": 0.0,
+            }
+            table.append(row)
+            write_log()
+            left = (time.time() - started) / (step - last_step) * (cfg.steps - step)
+            used = ""
+            if device.type == "cuda":
+                whole = torch.cuda.get_device_properties(device).total_memory
+                used = f" | {torch.cuda.max_memory_allocated(device) / 1e9:.1f}/{whole / 1e9:.1f} GB"
+            right = round(row["correct"] * len(rollouts))
+            log(
+                f"step {step:4d}/{cfg.steps} | reward {row['reward']:.2f} | correct {right}/{len(rollouts)} | length "
+                f"{row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | dead groups {dead}/{len(chosen)} | "
+                f"grad {stats['grad']:.2g} | {sample_s:.0f}s sample {update_s:.0f}s update{used} | "
+                f"{left // 3600:.0f}h{left // 60 % 60:02.0f}m left"
+            )
+
+            # --- 3e. alarms: read from the table, so that a resumed round sees what an unbroken one does
+            if step == last_step + 1:
+                gaps = f"{stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most"
+                log(f"sampler and trainer log-probs differ by {gaps}")
+            if in_a_row(table, lambda r: int(r["dead_groups"]) == len(chosen)) == 5:
+                log(f"warning: all {dead} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
+            for name in collapse(table).keys() - collapse(table[:-1]).keys():
+                log(f"warning: {collapse(table)[name]}")
+            if stats["skipped"]:
+                log(f"warning: step {step} has a loss or gradient that is no number; its update was skipped")
+            if in_a_row(table, lambda r: int(r["skipped"]) > 0) >= 3:
+                raise Stop("error: the loss or gradient was no number for 3 steps in a row; lower --lr or --grad_clip", 1)
+            over = in_a_row(table, lambda r: float(r["logp_gap"]) > cfg.logp_gap_limit)
+            gap = f"sampler and trainer log-probs differ by {stats['logp_gap']:.3f} on average, over --logp_gap_limit"
+            if over == 1:
+                log(f"warning: step {step}: {gap}: two more such steps stop the round")
+            if over >= 3:
+                raise Stop(f"error: {gap} for {over} steps in a row: the gradient is wrong; try --rollout_weights live", 1)
+
+            # --- 3f. validate and checkpoint
+            if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+                validate_and_save()
+    with disk_errors(folder):
+        board.close()
+
+    # --- 4. select, among checkpoints that are still what was written
+    for line in set_damaged_aside(folder):
+        log(line)
+    found = results_of(folder)
     best, why = select(found, compare, cfg.tolerance)
+    if best and not holds(Path(best["adapter"]), ADAPTER):  # only where the one that was kept for this is damaged
+        best, why = select([c for c in found if holds(Path(c["adapter"]), ADAPTER)], compare, cfg.tolerance)
     selection = {
         "selected": best["adapter"] if best else cfg.init_adapter,
         "step": best["step"] if best else None,
         "why": why,
+        "ended_by": ended_by,
         "tolerance": cfg.tolerance,
-        "reference": {k: compare[k] for k in ("pass@1", "pass@1_se", "mean_tokens")},
+        "reference": {k: compare.get(k) for k in ("pass@1", "pass@1_se", "mean_tokens")},
         "checkpoints": found,
         "seconds": round(sum(float(row[k]) for row in table for k in ("sample_s", "update_s", "val_s")), 1),
     }
-    write_text(folder / "selection.json", json.dumps(selection, indent=1) + "\n")
-    write_text(folder / "done", "")
+    text = json.dumps(selection, indent=1) + "\n"
+    write_text(folder / "selection.json", text, status=1)
+    write_text(folder / "done", hashlib.sha256(text.encode()).hexdigest() + "\n", status=1)
+    drop_last(folder)
     log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
     log(f"next: a --cap below {cfg.cap} with --init_adapter {selection['selected']!r}, or bash schedule.sh again")
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(Config))
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; to go on from the last checkpoint: {shlex.join(['python', *sys.argv])}", file=sys.stderr)
-        sys.exit(130)
+    main(parse(Config))

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import checkpoint
 import train_prune
 from sample import Options, Rollout, generate_rollouts, load_policy
 from standin import make_r1_standin, with_lora
@@ -297,7 +298,7 @@ def test_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch, be
     with pytest.raises(KeyboardInterrupt):
         train_prune.main(cfg)
     monkeypatch.setattr(train_prune, "update_policy", update)
-    assert [p.name for p in train_prune.checkpoints_of(tmp_path / "round")] == ["step0001", "step0002"]
+    assert [p.name for p in checkpoint.checkpoints_of(tmp_path / "round")] == ["step0001", "step0002"]
     train_prune.main(cfg)
     assert adapter_hash(tmp_path / "round" / "step0003") == adapter_hash(tmp_path / "unbroken" / "step0003")
     assert str(table(tmp_path / "round")) == str(table(tmp_path / "unbroken"))
@@ -308,7 +309,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(cfg, tmp_path):
     train_prune.main(cfg)
     folder = tmp_path / "round"
     shutil.copytree(folder / "step0001", folder / "step0002.tmp")
-    assert [p.name for p in train_prune.checkpoints_of(folder)] == ["step0001"]
+    assert [p.name for p in checkpoint.checkpoints_of(folder)] == ["step0001"]
 
 
 def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):

@@ -1,0 +1,381 @@
+"""What survives the night: checkpoints with checksums, resume, signals, disks, and one process a folder.
+
+    python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/round1       # Ctrl-C, and the same again
+    python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/round1 --fresh true
+
+Used by train_prune.py, which says when; here stands how. A checkpoint is a folder: the adapter (safetensors), the
+optimizer's state, the log's rows so far, and `checksums.json`. It is written as `step0008.tmp/`, brought to the disk
+and then renamed, so a folder without `.tmp` is always whole, wherever a kill or a full disk cut in.
+
+No states of random generators are stored, because nothing random has a state here: rollouts are a function of
+(seed, step, index), the order of the problems of (seed, step), and dropout is 0. A run that was killed and goes on
+ends in the same bytes as one that was not.
+"""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from sample import damage, die, read_json, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there
+    fcntl = None
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+FOR_THE_REPORT = ("eval.json", "samples.md", "nanoprune.json")  # what a checkpoint keeps when it loses its adapter
+
+
+class Stop(Exception):
+    """Ends the run in good order: its state is saved, its message printed, its status the process's."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+def fail(message: str) -> NoReturn:
+    """One line and exit status 1: for what went wrong on the way, where `die` is for the user's mistakes."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+# ---------------------------------------------------------------------------------------- one run, one folder
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds `folder`/lock for the life of the process (a dead one holds none); exits with status 2 where another has it."""
+    made = not folder.exists()
+    path = folder / "lock"
+    file = None
+    try:
+        while file is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+", encoding="utf-8")
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                file.close()  # its last owner removed it in between
+                file = None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except BlockingIOError:
+        die(f"--out_dir {folder} is in use by process {path.read_text().strip() or 'unknown'}: wait for it, or take another")
+    except OSError as error:
+        die(f"--out_dir {folder} cannot be written: {error.strerror}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if made and [p.name for p in folder.iterdir()] == ["lock"]:  # stopped by a bad option: leave nothing
+                path.unlink()
+                folder.rmdir()
+        file.close()
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Exits with status 2 where a folder holds files and is no round's."""
+    if folder.exists() and not (folder / "config.yaml").is_file():
+        if not folder.is_dir() or any(p.suffix != ".tmp" and p.name != "lock" for p in folder.iterdir()):
+            die(f"--out_dir {folder} holds files but no config.yaml: it is not a round's folder; take another")
+
+
+def move_aside(folder: Path) -> None:
+    """Renames a round's folder to <folder>.old1, or the next free number; not one that another process works in."""
+    refuse_foreign(folder)
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    with lock(folder):
+        try:
+            os.rename(folder, aside)
+        except OSError as error:
+            die(f"--fresh: {folder} cannot be moved to {aside}: {error.strerror}")
+    print(f"{folder} moved to {aside}", flush=True)
+
+
+def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) -> None:
+    """Exits with status 2 where the folder is none of ours, or was made with other options.
+
+    Args:
+        options: All options of this run.
+        defaults: Their defaults, for options that the folder's config.yaml is too old to know.
+        free: Options that may differ.
+    """
+    refuse_foreign(folder)
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    try:
+        theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        die(f"{path} is damaged ({' '.join(str(error).split())}); --fresh true begins anew")
+    if not isinstance(theirs, dict):
+        die(f"{path} is damaged (no options in it); --fresh true begins anew")
+    mine, theirs = dict(options), defaults | theirs
+    for each in (mine, theirs):  # one folder may be spelled in several ways
+        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("out_dir", "reference", "init_adapter")}
+    if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
+        changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
+        die(f"--out_dir {folder} was made with other options ({changed}); take another folder, the same options, or --fresh true")
+
+
+# ---------------------------------------------------------------------------------------- the disk
+
+
+def check_disk(folder: Path, parameters: list[torch.Tensor]) -> None:
+    """Exits with status 2 before the first step where two checkpoints would not fit, or nothing can be written.
+
+    Args:
+        parameters: What is trained: a checkpoint takes its size three times, for AdamW's two moments.
+    """
+    needed = 2 * (3 * sum(p.numel() * p.element_size() for p in parameters) + 2**18)
+    probe = folder / "probe.tmp"
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            die(f"--out_dir {folder}: {free / 1e6:.0f} MB free, two checkpoints take {needed / 1e6:.0f} MB; make room")
+        with open(probe, "wb") as f:
+            f.write(bytes(4096))
+            f.flush()
+            os.fsync(f.fileno())
+        probe.unlink()
+    except OSError as error:
+        die(f"--out_dir {folder} cannot be written: {error.strerror}")
+
+
+def sync(path: Path) -> None:
+    """Brings a file or a folder's list of names to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    """Writes rows as CSV, beside and then in place; raises OSError, also where the folder has vanished."""
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, fieldnames=list(rows[0]) if rows else ["step"])
+        writer.writeheader()
+        writer.writerows(rows)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A full, read-only or vanished disk becomes one line and exit status 1."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        fail(f"{folder} cannot be written ({reason}); the checkpoints before are whole: make room, then the same command again")
+
+
+# ---------------------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(target: Path, model, optimizer, table: list[dict], texts: dict[str, str]) -> None:
+    """Writes adapter, optimizer, log rows and texts with their checksums to `target`, whole or not at all.
+
+    Args:
+        target: step<NNNN> or last; an older one of that name is replaced.
+        table: Rows of log.csv so far.
+        texts: Further files by name; nanoprune.json with "step" must be among them.
+
+    Exits with status 1 where it cannot be written; nothing half-written is left under `target`.
+    """
+    beside, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old")
+    try:
+        with disk_errors(target.parent):
+            try:
+                shutil.rmtree(beside, ignore_errors=True)
+                beside.mkdir()  # without parents: where the run's folder has vanished, that is an error
+                model.save_pretrained(beside, selected_adapters=["default"])
+                torch.save(optimizer.state_dict(), beside / "optimizer.pt")
+                write_table(beside / "log.csv", table)
+                for name, text in texts.items():
+                    (beside / name).write_text(text, encoding="utf-8")
+                write_checksums(beside, sorted(p.name for p in beside.iterdir()))
+                for path in (*beside.iterdir(), beside):
+                    sync(path)
+            except RuntimeError as error:  # torch.save's own way to say that the disk is full
+                raise OSError(0, str(error).splitlines()[0]) from error
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(target, old)
+            os.replace(beside, target)
+            sync(target.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_checksums(folder: Path, names: list[str]) -> None:
+    """Writes checksums.json: {file: sha256} of the named files of the folder."""
+    sums = {}
+    for name in names:
+        with open(folder / name, "rb") as f:
+            sums[name] = hashlib.file_digest(f, "sha256").hexdigest()
+    write_text(folder / "checksums.json", json.dumps(sums, indent=1) + "\n", status=1)
+
+
+def holds(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether a checkpoint has these files, by its checksums.json (one that loses files loses their entries first)."""
+    return set(names) <= set(read_json(path / "checksums.json"))
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints of a round that were validated, oldest first; those of before may have lost their adapter."""
+    return sorted((p for p in folder.glob("step[0-9]*") if p.name[4:].isdigit()), key=lambda p: int(p.name[4:]))
+
+
+def set_damaged_aside(folder: Path) -> list[str]:
+    """Renames every checkpoint whose checksums do not agree to <name>.damaged, and says so, a line for each."""
+    lines = []
+    for path in [*checkpoints_of(folder), folder / "last", folder / "last.old"]:
+        if path.is_dir() and (wrong := damage(path)):
+            with disk_errors(folder):
+                shutil.rmtree(path.with_name(path.name + ".damaged"), ignore_errors=True)
+                os.replace(path, path.with_name(path.name + ".damaged"))
+            lines.append(f"warning: checkpoint {path} is damaged ({wrong}) and left out; it is now {path.name}.damaged")
+    return lines
+
+
+def newest(folder: Path) -> tuple[Path | None, int]:
+    """The checkpoint to go on from, and its step: the newest of step<NNNN>/ and last/ that has its optimizer; (None, 0) for none."""
+    found = [(int(p.name[4:]), 2, p) for p in checkpoints_of(folder)]
+    for rank, path in enumerate((folder / "last.old", folder / "last")):
+        if path.is_dir():
+            found.append((read_json(path / "nanoprune.json")["step"], rank, path))
+    whole = [(step, rank, path) for step, rank, path in found if holds(path, ("optimizer.pt", *ADAPTER))]
+    if not whole:
+        return None, 0
+    step, _, path = max(whole)
+    return path, step
+
+
+def load_state(path: Path, optimizer, device) -> list[dict]:
+    """Loads the optimizer's state in place, without pickle, and returns the log's rows up to this checkpoint."""
+    try:
+        optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=device))
+        with open(path / "log.csv", newline="", encoding="utf-8") as f:
+            return list(csv.DictReader(f))
+    except Exception as error:  # torch.load raises many kinds
+        die(f"{path}: optimizer.pt or log.csv is damaged: {(str(error).splitlines() or [type(error).__name__])[0]}")
+
+
+def read_eval(path: Path) -> dict:
+    """An eval.json; exits with status 2, naming it, where the figures that selection needs are not in it."""
+    result = read_json(path)
+    for key in ("pass@1", "mean_tokens"):
+        if isinstance(result.get(key), bool) or not isinstance(result.get(key), (int, float)):
+            die(f"{path} is damaged, or no result of an evaluation: {key} is {result.get(key)!r}")
+    return result
+
+
+def results_of(folder: Path) -> list[dict]:
+    """The validation of every checkpoint of a round, oldest first, each with "adapter", its folder."""
+    return [read_eval(p / "eval.json") | {"adapter": str(p)} for p in checkpoints_of(folder)]
+
+
+def thin_out(folder: Path, best: str) -> None:
+    """Keeps the newest two checkpoints whole and the adapter of the best; the others keep what the report reads.
+
+    Args:
+        best: Folder that selection would take now, or empty.
+    """
+    with disk_errors(folder):
+        for path in checkpoints_of(folder)[:-2]:
+            keep = [*FOR_THE_REPORT, *(ADAPTER if path == Path(best or "-") else ())]
+            # The list first: what is cut off in between is a smaller checkpoint, and never a damaged one.
+            if set(read_json(path / "checksums.json")) != set(keep):
+                write_checksums(path, keep)
+            for file in path.iterdir():
+                if file.name not in (*keep, "checksums.json"):
+                    file.unlink()
+
+
+def drop_last(folder: Path) -> None:
+    """Removes last/, which a later checkpoint has made useless: renamed first, so that no half of it is taken for one."""
+    for name in ("last", "last.old"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / "last.tmp", ignore_errors=True)
+            os.replace(folder / name, folder / "last.tmp")
+            shutil.rmtree(folder / "last.tmp", ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------- signals
+
+
+def command() -> str:
+    """The command that goes on with this run, to copy into a shell (without --fresh, which would begin anew)."""
+    words = ["python", *sys.argv]
+    for i, word in reversed(list(enumerate(words))):
+        if word == "--fresh":
+            del words[i : i + 2]
+        elif word.startswith("--fresh="):
+            del words[i]
+    return shlex.join(words)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], None]]:
+    """Gives `check()`, which raises Stop after a SIGINT or SIGTERM; a second signal ends the process at once.
+
+    Stop ends in its message, the command that goes on, and its exit status: 130 after SIGINT, 143 after SIGTERM.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, frame) -> None:
+        if caught:
+            os._exit(128 + number)  # what is being written has another name than what is whole
+        caught.append(number)
+        os.write(2, b"\nstopping after this token or micro-batch; once more stops at once\n")
+
+    def check() -> None:
+        if caught:
+            raise Stop(f"stopped by {signal.Signals(caught[0]).name}", 128 + caught[0])
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+        check()  # a signal after the last step must not let schedule.sh go on
+    except Stop as stop:
+        print(f"{stop}\nto go on: {command()}", file=sys.stderr, flush=True)
+        raise SystemExit(stop.status)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def saved_when_stopped(save: Callable[[str], None]) -> Iterator[None]:
+    """Calls `save` when what is inside ends in Stop or in `die`: parameters only change in the optimizer's step, so
+    wherever it ends, the state is that of the last completed step. `save` is given the reason."""
+    try:
+        yield
+    except (Stop, SystemExit) as stop:
+        if isinstance(stop, Stop) or stop.code == 2:  # 1: the disk, which would fail again
+            save(str(stop) if isinstance(stop, Stop) else "stopped by an error")
+        raise

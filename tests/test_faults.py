@@ -50,14 +50,16 @@ def test_an_unknown_kind_is_one_line():
     (2, "loading\nerror: x.json is not JSON\n", ""),
     (2, "usage: reward.py\nreward.py: error: no such option\n", ""),
     (2, "reward.py: a.jsonl:3: not a rollout\n", ""),
-    (2, "error: x.json is not JSON\nand a second line\n", "without a last line"),
-    (1, "", "without a last line"),
+    (2, "error: x.json is not JSON\nto go on: python train_prune.py\n", ""),
+    (2, "error: x.json is not JSON\na\nb\nc\n", "without one line"),
+    (2, "error: one\nerror: two\n", "without one line"),
+    (1, "", "without one line"),
     (1, "Traceback (most recent call last):\n  File \"sample.py\", line 7, in load\nKeyError: 'a'\n", "KeyError: 'a' at sample.py:7 load"),
     (-11, "", "signal 11"),
     (-1000, "", "hangs"),
     (3, "error: x\n", "exit status 3"),
 ])  # fmt: skip
-def test_an_error_is_one_last_line_and_never_a_traceback(status, output, word):
+def test_an_error_is_one_line_at_the_end_and_never_a_traceback(status, output, word):
     wrong = wrong_exit(Run(status, output, 0.0), (0, 1, 2))
     assert (wrong == "") == (word == "") and word in wrong
 

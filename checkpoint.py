@@ -15,11 +15,13 @@ ends in the same bytes as one that was not.
 import contextlib
 import csv
 import hashlib
+import importlib.metadata
 import json
 import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,10 +132,10 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         die(f"{path} is damaged (no options in it); --fresh true begins anew")
     mine, theirs = dict(options), defaults | theirs
     for each in (mine, theirs):  # one folder may be spelled in several ways
-        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("out_dir", "reference", "init_adapter")}
+        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
-        die(f"--out_dir {folder} was made with other options ({changed}); take another folder, the same options, or --fresh true")
+        die(f"--out_dir {folder} was made with other options ({changed}); take another folder, the same, or --fresh true")
 
 
 # ---------------------------------------------------------------------------------------- the disk
@@ -188,7 +190,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        fail(f"{folder} cannot be written ({reason}); the checkpoints before are whole: make room, then the same command again")
+        fail(f"{folder} cannot be written ({reason}); checkpoints before are whole: make room, then the same command again")
 
 
 # ---------------------------------------------------------------------------------------- checkpoints
@@ -253,6 +255,8 @@ def checkpoints_of(folder: Path) -> list[Path]:
 def set_damaged_aside(folder: Path) -> list[str]:
     """Renames every checkpoint whose checksums do not agree to <name>.damaged, and says so, a line for each."""
     lines = []
+    if (folder / "last").is_dir():  # a kill may have left half of the one that it replaced
+        shutil.rmtree(folder / "last.old", ignore_errors=True)
     for path in [*checkpoints_of(folder), folder / "last", folder / "last.old"]:
         if path.is_dir() and (wrong := damage(path)):
             with disk_errors(folder):
@@ -263,7 +267,7 @@ def set_damaged_aside(folder: Path) -> list[str]:
 
 
 def newest(folder: Path) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, and its step: the newest of step<NNNN>/ and last/ that has its optimizer; (None, 0) for none."""
+    """The checkpoint to go on from and its step: the newest of step<NNNN>/ and last/ that is whole; or (None, 0)."""
     found = [(int(p.name[4:]), 2, p) for p in checkpoints_of(folder)]
     for rank, path in enumerate((folder / "last.old", folder / "last")):
         if path.is_dir():
@@ -292,6 +296,11 @@ def read_eval(path: Path) -> dict:
         if isinstance(result.get(key), bool) or not isinstance(result.get(key), (int, float)):
             die(f"{path} is damaged, or no result of an evaluation: {key} is {result.get(key)!r}")
     return result
+
+
+def has_adapter(result: dict) -> bool:
+    """Whether the checkpoint of a result (see `results_of`) still holds its adapter."""
+    return holds(Path(result["adapter"]), ADAPTER)
 
 
 def results_of(folder: Path) -> list[dict]:
@@ -323,6 +332,117 @@ def drop_last(folder: Path) -> None:
             shutil.rmtree(folder / "last.tmp", ignore_errors=True)
             os.replace(folder / name, folder / "last.tmp")
             shutil.rmtree(folder / "last.tmp", ignore_errors=True)
+
+
+def finish(folder: Path, selection: dict) -> None:
+    """Writes selection.json, and then `done` with its checksum."""
+    text = json.dumps(selection, indent=1) + "\n"
+    write_text(folder / "selection.json", text, status=1)
+    write_text(folder / "done", hashlib.sha256(text.encode()).hexdigest() + "\n", status=1)
+    drop_last(folder)
+
+
+def read_selection(folder: Path) -> dict:
+    """selection.json of a round that is done; exits where it is not what `done` has the checksum of."""
+    path = folder / "selection.json"
+    selection = read_json(path)
+    digest = (folder / "done").read_text(errors="replace").strip()
+    if digest and digest != hashlib.sha256(path.read_bytes()).hexdigest():
+        die(f"{path} is damaged: it does not agree with the checksum in {folder / 'done'}; remove both to select again")
+    return selection
+
+
+# ---------------------------------------------------------------------------------------- alarms
+
+
+def repeats(ids: list[int], size: int = 20, times: int = 3) -> bool:
+    """Whether one n-gram of `size` tokens stands at least `times` times in a rollout.
+
+    >>> repeats([1, 2, 3, 4] * 3, size=4), repeats([1, 2, 3, 4] * 2, size=4)
+    (True, False)
+    """
+    seen: dict[tuple, int] = {}
+    for gram in zip(*(ids[i:] for i in range(size))):
+        seen[gram] = seen.get(gram, 0) + 1
+        if seen[gram] == times:
+            return True
+    return False
+
+
+def answers_at_once(text: str, words: int = 5) -> bool:
+    r"""Whether a boxed answer comes with a thought of under `words` words, for models that are to think first.
+
+    >>> answers_at_once(r"\n</think> \boxed{3}"), answers_at_once(r"2 + 1 is 3, I am sure.</think> \boxed{3}")
+    (True, False)
+    """
+    thought, closed, answer = text.rpartition("</think>")
+    if not closed:
+        thought, _, answer = text.partition("\\boxed{")
+        return bool(answer) and len(thought.split()) < words
+    return "\\boxed{" in answer and len(thought.replace("<think>", " ").split()) < words
+
+
+def collapse(table: list[dict]) -> dict[str, str]:
+    """What has collapsed by the last row of the log: name -> a sentence; empty for a healthy round. Yours to edit.
+
+    The last 3 steps are compared with the first 5 of the round, so there is nothing to see before step 6, but for a
+    reward of 0.
+
+    >>> healthy = {"over_cap": 0.2, "reward": 0.5, "repeated": 0.0, "no_thinking": 0.0}
+    >>> collapse([healthy] * 8), list(collapse([healthy] * 5 + [healthy | {"over_cap": 0.7}] * 3))
+    ({}, ['finished'])
+    """
+    def mean(name: str, rows: list[dict]) -> float:
+        return sum(float(row[name]) for row in rows) / len(rows)
+
+    found = {}
+    if len(table) >= 5 and all(float(row["reward"]) == 0 for row in table[-5:]):
+        found["reward"] = "the reward was 0 for 5 steps: the cap is too tight or the problems are too hard"
+    if len(table) > 5:
+        before, now = 1 - mean("over_cap", table[:5]), 1 - mean("over_cap", table[-3:])
+        if now < 0.5 * before:
+            found["finished"] = f"{now:.0%} of the rollouts end within the cap, over the first 5 steps it was {before:.0%}"
+        for name, what in (("repeated", "repeat a passage three times"), ("no_thinking", "box an answer without thinking")):
+            before, now = mean(name, table[:5]), mean(name, table[-3:])
+            if now > 0.25 >= before:
+                found[name] = f"{now:.0%} of the rollouts {what}, over the first 5 steps it was {before:.0%}"
+    return found
+
+
+def in_a_row(table: list[dict], bad: Callable[[dict], bool]) -> int:
+    """How many of the last rows are bad, without a gap.
+
+    >>> in_a_row([{"skipped": 1}, {"skipped": 0}, {"skipped": 1}], lambda row: row["skipped"] > 0)
+    1
+    """
+    return next((i for i, row in enumerate(reversed(table)) if not bad(row)), len(table))
+
+
+def warnings_of(table: list[dict], groups: int, gap_limit: float) -> list[str]:
+    """What the log's last row gives reason to say, each when it begins.
+
+    Args:
+        groups: Groups a step. gap_limit: --logp_gap_limit.
+    """
+    step, found = table[-1]["step"], collapse(table)
+    lines = [found[name] for name in sorted(found.keys() - collapse(table[:-1]).keys())]
+    if in_a_row(table, lambda row: int(row["dead_groups"]) == groups) == 5:
+        lines.append(f"all {groups} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
+    if int(table[-1]["skipped"]):
+        lines.append(f"step {step} has a loss or gradient that is no number; its update was skipped")
+    if in_a_row(table, lambda row: float(row["logp_gap"]) > gap_limit) == 1:
+        gap = float(table[-1]["logp_gap"])
+        lines.append(f"step {step}: sampler and trainer log-probs differ by {gap:.3f}: two more such steps end the run")
+    return lines
+
+
+def reason_to_stop(table: list[dict], gap_limit: float) -> str:
+    """Why the run cannot go on after the log's last row, or nothing."""
+    if in_a_row(table, lambda row: int(row["skipped"]) > 0) >= 3:
+        return "the loss or gradient was no number for 3 steps in a row: lower --lr, or take --dtype float32"
+    if in_a_row(table, lambda row: float(row["logp_gap"]) > gap_limit) >= 3:
+        return f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps in a row: the gradient is wrong"
+    return ""
 
 
 # ---------------------------------------------------------------------------------------- signals
@@ -379,3 +499,29 @@ def saved_when_stopped(save: Callable[[str], None]) -> Iterator[None]:
         if isinstance(stop, Stop) or stop.code == 2:  # 1: the disk, which would fail again
             save(str(stop) if isinstance(stop, Stop) else "stopped by an error")
         raise
+
+
+# ---------------------------------------------------------------------------------------- to read
+
+
+def markdown_of(rows: list[dict], step: int) -> str:
+    """A few validation rollouts to read: indented, so that nothing the model wrote becomes markup."""
+    parts = [f"# Validation rollouts after step {step}\n"]
+    for row in rows:
+        body = "\n".join("    " + line for line in row["response"].splitlines())
+        verdict = "right" if row["correct"] and row["finished"] else "wrong" if row["finished"] else "cut off"
+        parts.append(f"## {row['id']}: {verdict}, {row['n_tokens']} tokens, gold {row['gold']}\n\n{body}\n")
+    return "\n".join(parts)
+
+
+def head_lines(options: dict, device: torch.device) -> str:
+    """Commit, versions, device: what it takes to reproduce the log that follows."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True).stdout.strip()
+
+    commit = (git("rev-parse", "--short", "HEAD") or "no commit") + ("+dirty" if git("status", "--porcelain") else "")
+    versions = " ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers", "peft", "bitsandbytes"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return f"commit {commit} | {versions} | {name}\n" + " ".join(f"{k}={v}" for k, v in options.items())

@@ -140,7 +140,7 @@ LONGEST_LINE = 10_000_000  # bytes; a longer line is no problem, but an attempt 
 
 
 def json_rows(source: str) -> list[dict]:
-    """The objects of a JSON-lines file (or of one JSON list); exits with status 2, naming file and line, for anything else."""
+    """The objects of a JSON-lines file, or of one JSON list; exits with status 2, naming file and line, where there are none."""
     lines = []
     try:
         with open(source, "rb") as f:
@@ -242,12 +242,13 @@ def load_tokenizer(path: str):
     return tokenizer
 
 
-def load_policy(options: Options, adapter: str = "", trainable: bool = False):
+def load_policy(options: Options, adapter: str = "", trainable: bool = False, reference: str = ""):
     """Returns (model, tokenizer): the base on one device, NF4 or not, with the adapter on it if one is named.
 
     Args:
         adapter: PEFT folder; empty for the bare base.
         trainable: Whether the adapter takes gradients.
+        reference: PEFT folder of a second, frozen adapter, loaded under the name "reference"; empty for none.
 
     Nothing that it reads can run code: no remote code, weights from safetensors only.
 
@@ -261,8 +262,8 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
     device = pick_device(options.device)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if adapter:
-        check_adapter(adapter)
+    for path in {adapter, reference} - {""}:
+        check_adapter(path)
     if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
         die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
     for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
@@ -306,8 +307,11 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False):
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+                if reference:
+                    model.load_adapter(reference, "reference", is_trainable=False)
         except Exception as error:  # a damaged adapter raises many kinds
-            die(f"adapter {adapter} does not fit --model {options.model}, or is damaged: {first_line(error)}")
+            both = f"{adapter} (or {reference})" if reference else adapter
+            die(f"adapter {both} does not fit --model {options.model}, or is damaged: {first_line(error)}")
     return model, tokenizer
 
 
@@ -351,12 +355,11 @@ def damage(folder: str | Path, only: str = "") -> str:
 
 def check_adapter(adapter: str) -> None:
     """Exits with status 2 for an adapter folder that is missing, incomplete, a pickle or damaged."""
-    has = {name: os.path.isfile(os.path.join(adapter, name)) for name in ("adapter_config.json", "adapter_model.safetensors")}
-    if not has["adapter_config.json"]:
+    if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
         die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
     if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only="adapter_")):
         die(f"adapter {adapter} is damaged: {wrong}")
-    if not has["adapter_model.safetensors"]:
+    if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
         die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
     read_json(os.path.join(adapter, "adapter_config.json"))
 
@@ -381,7 +384,7 @@ def check_base(adapter: str, model, name: str) -> None:
     if os.path.isfile(path):
         made = read_json(path)
         if made.get("base_fingerprint") != fingerprint(model):
-            die(f"adapter {adapter} was trained on {made.get('base')}, whose weights are not those of --model {name} ({path})")
+            die(f"adapter {adapter} was trained on {made.get('base')}, whose weights are not those of --model {name}: {path}")
 
 
 # ---------------------------------------------------------------------------------------- rollout weights
@@ -726,7 +729,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def sample_within_memory(
-    model, tokenizer, prompts: Sequence[list[int]], options: Options, samples: int = 1, *, cap: int | Sequence[int], **more
+    model,
+    tokenizer,
+    prompts: Sequence[list[int]],
+    options: Options,
+    samples: int = 1,
+    *,
+    cap: int | Sequence[int],
+    tokens_per_row: int = 0,
+    **more,
 ) -> list[Rollout]:
     """`generate_rollouts` with as many rows as fit: where memory runs out, half of them, from the start with one seed.
 
@@ -734,11 +745,12 @@ def sample_within_memory(
 
     Args:
         options: `rows` is read, and lowered.
+        tokens_per_row: Room that a row takes, for the choice of rows; 0 takes the longest prompt and cap of this call.
         more: The other options of `generate_rollouts`.
 
     Exits with status 2 and the options to lower where memory runs out on a single row.
     """
-    longest = max(map(len, prompts)) + (max(cap) if isinstance(cap, Sequence) else cap)
+    longest = tokens_per_row or max(map(len, prompts)) + (max(cap) if isinstance(cap, Sequence) else cap)
     was_training = model.training
     while True:
         rows = min(choose_rows(model, options, longest), len(prompts) * samples)

@@ -21,13 +21,10 @@ a night's run whole (checkpoints, signals, full disks) stands in checkpoint.py.
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import inspect
 import json
 import math
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -39,29 +36,9 @@ import torch
 import torch.utils.checkpoint
 import yaml
 
+import checkpoint
 import families
 import reward
-from checkpoint import (
-    ADAPTER,
-    Stop,
-    check_disk,
-    check_folder,
-    disk_errors,
-    drop_last,
-    holds,
-    load_state,
-    lock,
-    move_aside,
-    newest,
-    read_eval,
-    results_of,
-    save_checkpoint,
-    saved_when_stopped,
-    set_damaged_aside,
-    stop_on_signals,
-    thin_out,
-    write_table,
-)
 from eval import evaluate, metrics
 from sample import (
     Options,
@@ -175,7 +152,7 @@ class Config(Options):
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
 FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device", "fresh"}
-FREE |= {"caps", "test_data", "test_samples"}
+FREE |= {"caps", "test_data", "test_samples", "out_dir"}  # out_dir: a folder may be moved
 
 
 # ---------------------------------------------------------------------------------------- reward
@@ -411,8 +388,22 @@ def update_policy(
                 sums[key] = max(sums.get(key, 0.0), value) if key.endswith("_max") else sums.get(key, 0.0) + value
         if failed:
             optimizer.zero_grad(set_to_none=True)
-            lower_budget(cfg, [lengths[i] for i in failed])
-            if epoch == 0:  # else they are those of the weights before the first update: they stay
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            longest = max(lengths[i] for i in failed)
+            if len(failed) == 1:
+                # In a later pass the weights are no longer those of a whole step: nothing to save.
+                (die if epoch == 0 else checkpoint.fail)(
+                    f"out of memory in the update with one sequence of {longest} tokens: lower --cap or --head_chunk, or "
+                    "take --gradient_checkpointing true or --load_4bit true"
+                )
+            cfg.tokens_per_micro_batch = min(cfg.tokens_per_micro_batch, len(failed) * longest) // 2
+            print(
+                f"out of memory in the update with {len(failed)} sequences of up to {longest} tokens: again, from now on "
+                f"with --tokens_per_micro_batch {cfg.tokens_per_micro_batch}",
+                flush=True,
+            )
+            if epoch == 0:  # in a later pass they are those of the weights before the first: they stay
                 old.clear(), ref.clear()
             continue
         if epoch == 0:
@@ -428,19 +419,6 @@ def update_policy(
         epoch += 1
     optimizer.zero_grad(set_to_none=True)
     return stats
-
-
-def lower_budget(cfg: Config, lengths: list[int]) -> None:
-    """Halves `cfg.tokens_per_micro_batch` after sequences of these lengths did not fit; exits where it was only one."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if len(lengths) == 1:
-        die(f"out of memory in the update with one sequence of {lengths[0]} tokens: lower --cap or --head_chunk, or take "
-            "--gradient_checkpointing true or --load_4bit true")
-    failed = max(lengths) * len(lengths)
-    cfg.tokens_per_micro_batch = min(cfg.tokens_per_micro_batch, failed) // 2
-    print(f"out of memory with {failed} tokens: again with --tokens_per_micro_batch {cfg.tokens_per_micro_batch}, from now on",
-          flush=True)
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
@@ -478,72 +456,6 @@ def select(checkpoints: list[dict], reference: dict, tolerance: float) -> tuple[
     return best, f"shortest of the {len(good)} of {len(checkpoints)} checkpoints with pass@1 of at least {floor:.3f}"
 
 
-# ---------------------------------------------------------------------------------------- collapse
-
-
-def repeats(ids: list[int], size: int = 20, times: int = 3) -> bool:
-    """Whether one n-gram of `size` tokens stands at least `times` times in a rollout.
-
-    >>> repeats([1, 2, 3, 4] * 3, size=4), repeats([1, 2, 3, 4] * 2, size=4)
-    (True, False)
-    """
-    seen: dict[tuple, int] = {}
-    for gram in zip(*(ids[i:] for i in range(size))):
-        seen[gram] = seen.get(gram, 0) + 1
-        if seen[gram] == times:
-            return True
-    return False
-
-
-def answers_at_once(text: str, words: int = 5) -> bool:
-    r"""Whether a boxed answer comes with a thought of under `words` words, for models that are to think first.
-
-    >>> answers_at_once(r"\n</think> \boxed{3}"), answers_at_once(r"2 + 1 is 3, I am sure.</think> \boxed{3}")
-    (True, False)
-    """
-    thought, closed, answer = text.rpartition("</think>")
-    if not closed:
-        thought, _, answer = text.partition("\\boxed{")
-        return bool(answer) and len(thought.split()) < words
-    return "\\boxed{" in answer and len(thought.replace("<think>", " ").split()) < words
-
-
-def collapse(table: list[dict]) -> dict[str, str]:
-    """What has collapsed by the last row of the log: name -> a sentence; empty for a healthy round. Yours to edit.
-
-    The last 3 steps are compared with the first 5 of the round, so there is nothing to see before step 6, but for a
-    reward of 0.
-
-    >>> healthy = {"over_cap": 0.2, "reward": 0.5, "repeated": 0.0, "no_thinking": 0.0}
-    >>> collapse([healthy] * 8), list(collapse([healthy] * 5 + [healthy | {"over_cap": 0.7}] * 3))
-    ({}, ['finished'])
-    """
-    def mean(name: str, rows: list[dict]) -> float:
-        return sum(float(row[name]) for row in rows) / len(rows)
-
-    found = {}
-    if len(table) >= 5 and all(float(row["reward"]) == 0 for row in table[-5:]):
-        found["reward"] = "the reward was 0 for 5 steps: the cap is too tight or the problems are too hard"
-    if len(table) > 5:
-        before, now = 1 - mean("over_cap", table[:5]), 1 - mean("over_cap", table[-3:])
-        if now < 0.5 * before:
-            found["finished"] = f"{now:.0%} of the rollouts end within the cap, over the first 5 steps it was {before:.0%}"
-        for name, what in (("repeated", "repeat a passage three times"), ("no_thinking", "box an answer without thinking")):
-            before, now = mean(name, table[:5]), mean(name, table[-3:])
-            if now > 0.25 >= before:
-                found[name] = f"{now:.0%} of the rollouts {what}, over the first 5 steps it was {before:.0%}"
-    return found
-
-
-def in_a_row(table: list[dict], bad: Callable[[dict], bool]) -> int:
-    """How many of the last rows are bad, without a gap.
-
-    >>> in_a_row([{"skipped": 1}, {"skipped": 0}, {"skipped": 1}], lambda row: row["skipped"] > 0)
-    1
-    """
-    return next((i for i, row in enumerate(reversed(table)) if not bad(row)), len(table))
-
-
 # ---------------------------------------------------------------------------------------- the run's files
 
 
@@ -567,29 +479,6 @@ def check_options(cfg: Config) -> None:
         die(f"--reference {cfg.reference} does not exist (python eval.py writes an eval.json)")
 
 
-def markdown_of(rows: list[dict], step: int) -> str:
-    """A few validation rollouts to read: indented, so that nothing the model wrote becomes markup."""
-    parts = [f"# Validation rollouts after step {step}\n"]
-    for row in rows:
-        body = "\n".join("    " + line for line in row["response"].splitlines())
-        verdict = "right" if row["correct"] and row["finished"] else "wrong" if row["finished"] else "cut off"
-        parts.append(f"## {row['id']}: {verdict}, {row['n_tokens']} tokens, gold {row['gold']}\n\n{body}\n")
-    return "\n".join(parts)
-
-
-def head_lines(cfg: Config, device: torch.device) -> str:
-    """Commit, versions, device: what it takes to reproduce the log that follows."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True).stdout.strip()
-
-    commit = (git("rev-parse", "--short", "HEAD") or "no commit") + ("+dirty" if git("status", "--porcelain") else "")
-    versions = " ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers", "peft", "bitsandbytes"))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return f"commit {commit} | {versions} | {name}\n" + " ".join(f"{k}={v}" for k, v in dataclasses.asdict(cfg).items())
-
-
 # ---------------------------------------------------------------------------------------- the loop
 
 
@@ -598,25 +487,21 @@ def main(cfg: Config) -> None:
     check_options(cfg)
     folder = Path(cfg.out_dir)
     if cfg.fresh and folder.exists():
-        move_aside(folder)
+        checkpoint.move_aside(folder)
     # A copy: `rows` and `tokens_per_micro_batch` are lowered where memory runs out.
     cfg = dataclasses.replace(cfg, fresh=False)
-    check_folder(folder, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
+    checkpoint.check_folder(folder, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
     if (folder / "done").is_file():
-        print(f"{folder} is done: {read_selection(folder)['why']}")
+        print(f"{folder} is done: {checkpoint.read_selection(folder)['why']}")
         return
-    with lock(folder), stop_on_signals() as check:
-        train(cfg, folder, check)
-
-
-def read_selection(folder: Path) -> dict:
-    """selection.json of a round that is done; exits where it is not what `done` has the checksum of."""
-    path = folder / "selection.json"
-    selection = read_json(path)
-    digest = (folder / "done").read_text(errors="replace").strip()
-    if digest and digest != hashlib.sha256(path.read_bytes()).hexdigest():
-        die(f"{path} is damaged: it does not agree with the checksum in {folder / 'done'}; remove both to select again")
-    return selection
+    with checkpoint.lock(folder), checkpoint.stop_on_signals() as check:
+        try:
+            train(cfg, folder, check)
+        except Exception as error:
+            if not out_of_memory(error):  # where no retry helps: while loading, or in the optimizer's step
+                raise
+            reason = str(error).splitlines()[0]
+            checkpoint.fail(f"out of memory ({reason}): lower --lora_r, or take --load_4bit true or --rollout_weights live")
 
 
 def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
@@ -626,17 +511,16 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     # --- 1. problems, policy, optimizer
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
-    damaged = set_damaged_aside(folder)
-    resume, last_step = newest(folder)
+    damaged = checkpoint.set_damaged_aside(folder)
+    resume, last_step = checkpoint.newest(folder)
     torch.manual_seed(cfg.seed)  # only the LoRA's start draws from it: everything later is seeded by its step
-    model, tokenizer = load_policy(cfg, str(resume or cfg.init_adapter or ""), trainable=True)
+    start = cfg.init_adapter if cfg.beta > 0 else ""
+    model, tokenizer = load_policy(cfg, str(resume or cfg.init_adapter), trainable=True, reference=start)
     if not (resume or cfg.init_adapter):
         from peft import LoraConfig, get_peft_model
 
         lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, lora)
-    if cfg.init_adapter and cfg.beta > 0:
-        model.load_adapter(cfg.init_adapter, "reference", is_trainable=False)
     device = model.get_base_model().device
     if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and device.type == "cuda"):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -659,29 +543,18 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     merged = sampler is not model.get_base_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    table = load_state(resume, optimizer, device) if resume else []  # the rows of log.csv
-    check_disk(folder, parameters)
+    table = checkpoint.load_state(resume, optimizer, device) if resume else []  # the rows of log.csv
+    checkpoint.check_disk(folder, parameters)
 
     def validate(label: str) -> tuple[dict, list[dict]]:
-        rows = evaluate(
-            sampler,
-            tokenizer,
-            val_problems,
-            cfg,
-            samples=cfg.val_samples,
-            cap=cfg.val_cap,
-            prompt_cap=cfg.cap,
-            temperature=cfg.val_temperature,
-            top_p=cfg.val_top_p,
-            label=label,
-            check=check,
-        )
         setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap, "temperature": cfg.val_temperature, "top_p": cfg.val_top_p}
+        more = {"samples": cfg.val_samples, "label": label, "check": check}
+        rows = evaluate(sampler, tokenizer, val_problems, cfg, **setting, **more)
         return metrics(rows) | setting | {"seed": cfg.seed, "model": cfg.model, "data": cfg.val_data}, rows
 
     def log(text: str) -> None:
         print(text, flush=True)
-        with disk_errors(folder), open(folder / "log.txt", "a", encoding="utf-8") as f:
+        with checkpoint.disk_errors(folder), open(folder / "log.txt", "a", encoding="utf-8") as f:
             f.write(text + "\n")
 
     def save(name: str, more: dict[str, str] | None = None) -> None:
@@ -689,10 +562,11 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         if step == 0:
             return  # nothing has been learnt
         note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap, "step": step}
-        save_checkpoint(folder / name, model, optimizer, table, {"nanoprune.json": json.dumps(note) + "\n"} | (more or {}))
+        texts = {"nanoprune.json": json.dumps(note) + "\n"} | (more or {})
+        checkpoint.save_checkpoint(folder / name, model, optimizer, table, texts)
 
     # --- 2. the log: a head to reproduce from, and on resume only the steps that the checkpoint knows
-    log(head_lines(cfg, device))
+    log(checkpoint.head_lines(dataclasses.asdict(cfg), device))
     size = sum(p.numel() for p in parameters)
     log(f"{len(problems)} training and {len(val_problems)} validation problems | {size:,} LoRA parameters")
     if cfg.updates_per_batch == 1:
@@ -700,22 +574,22 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     for line in damaged:
         log(line)
     if resume:
-        with disk_errors(folder):
-            write_table(folder / "log.csv", table)  # without rows of steps that are made again
+        with checkpoint.disk_errors(folder):
+            checkpoint.write_table(folder / "log.csv", table)  # without rows of steps that are made again
         log(f"resuming after step {last_step} from {resume}")
     elif damaged:
         log("no whole checkpoint is left: beginning at step 1")
     if not cfg.reference and not (folder / "start.json").is_file():
         write_text(folder / "start.json", json.dumps(validate("start")[0], indent=1) + "\n", status=1)
-    compare = read_eval(Path(cfg.reference or folder / "start.json"))
+    compare = checkpoint.read_eval(Path(cfg.reference or folder / "start.json"))
     from torch.utils.tensorboard import SummaryWriter
 
-    with disk_errors(folder):
+    with checkpoint.disk_errors(folder):
         board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def write_log() -> None:
-        with disk_errors(folder):
-            write_table(folder / "log.csv", table)
+        with checkpoint.disk_errors(folder):
+            checkpoint.write_table(folder / "log.csv", table)
             for name, value in table[-1].items():
                 if name != "step" and value != "":
                     board.add_scalar(name, float(value), int(table[-1]["step"]))
@@ -729,25 +603,25 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         result |= {"step": step, "adapter": str(folder / name)}
         table[-1] |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"], "val_s": seconds}
         write_log()
-        examples = markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
+        examples = checkpoint.markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
         save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
-        best, _ = select(results_of(folder), compare, cfg.tolerance)
-        thin_out(folder, best["adapter"] if best else "")
-        drop_last(folder)
+        best, _ = select(checkpoint.results_of(folder), compare, cfg.tolerance)
+        checkpoint.thin_out(folder, best["adapter"] if best else "")
+        checkpoint.drop_last(folder)
         tokens = result["mean_tokens"]
         log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {tokens:.0f} | {seconds:.0f}s")
 
     def save_last(reason: str) -> None:
         save("last")
-        log(f"{reason}; " + (f"the state after step {table[-1]['step']} is in {folder / 'last'}" if table else "no step was done"))
+        log(f"{reason}; " + (f"state after step {table[-1]['step']} saved in {folder / 'last'}" if table else "no step done"))
 
     started, ended_by = time.time(), ""
-    with saved_when_stopped(save_last):
+    with checkpoint.saved_when_stopped(save_last):
         # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
         if resume and resume.name.startswith("last") and (last_step % cfg.checkpoint_every == 0 or last_step == cfg.steps):
             validate_and_save()
         for step in range(last_step + 1, cfg.steps + 1):
-            if cfg.stop_on_collapse and (ended_by := "; ".join(collapse(table).values())):
+            if cfg.stop_on_collapse and (ended_by := "; ".join(checkpoint.collapse(table).values())):
                 log(f"collapse: the round ends before step {step}: {ended_by}")
                 break
 
@@ -756,18 +630,9 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             chosen = batch_of(step, len(problems), cfg.problems_per_step, cfg.seed)
             if merged:
                 refresh_copy(sampler, model)
-            rollouts = sample_within_memory(
-                sampler,
-                tokenizer,
-                [prompts[i] for i in chosen],
-                cfg,
-                cfg.group,
-                cap=cfg.cap,
-                temperature=cfg.temperature,
-                top_p=cfg.top_p,
-                seed=cfg.seed * 1_000_000 + step,
-                check=check,
-            )
+            how = {"cap": cfg.cap, "temperature": cfg.temperature, "top_p": cfg.top_p, "check": check}
+            how |= {"seed": cfg.seed * 1_000_000 + step, "tokens_per_row": len(prompts[longest]) + cfg.cap}
+            rollouts = sample_within_memory(sampler, tokenizer, [prompts[i] for i in chosen], cfg, cfg.group, **how)
             sample_s = time.time() - clock
 
             # --- 3b. score: verdict, reward under the cap, advantage within the group
@@ -797,7 +662,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
 
             # --- 3d. log, with the same names on the line, in the table and in TensorBoard
             lengths = [len(r.ids) for r in rollouts]
-            at_once = [cfg.thinking and r.finished and answers_at_once(r.text) for r in rollouts]
+            at_once = [cfg.thinking and r.finished and checkpoint.answers_at_once(r.text) for r in rollouts]
             row = {
                 "step": step,
                 "reward": rewards.mean().item(),
@@ -805,7 +670,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
                 "length": sum(lengths) / len(lengths),
                 "over_cap": 1 - ended,
                 "dead_groups": dead,
-                "repeated": sum(repeats(r.ids) for r in rollouts) / len(rollouts),
+                "repeated": sum(checkpoint.repeats(r.ids) for r in rollouts) / len(rollouts),
                 "no_thinking": sum(at_once) / len(rollouts),
                 **stats,
                 "lr": optimizer.param_groups[0]["lr"],
@@ -834,34 +699,24 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             if step == last_step + 1:
                 gaps = f"{stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most"
                 log(f"sampler and trainer log-probs differ by {gaps}")
-            if in_a_row(table, lambda r: int(r["dead_groups"]) == len(chosen)) == 5:
-                log(f"warning: all {dead} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
-            for name in collapse(table).keys() - collapse(table[:-1]).keys():
-                log(f"warning: {collapse(table)[name]}")
-            if stats["skipped"]:
-                log(f"warning: step {step} has a loss or gradient that is no number; its update was skipped")
-            if in_a_row(table, lambda r: int(r["skipped"]) > 0) >= 3:
-                raise Stop("error: the loss or gradient was no number for 3 steps in a row; lower --lr or --grad_clip", 1)
-            over = in_a_row(table, lambda r: float(r["logp_gap"]) > cfg.logp_gap_limit)
-            gap = f"sampler and trainer log-probs differ by {stats['logp_gap']:.3f} on average, over --logp_gap_limit"
-            if over == 1:
-                log(f"warning: step {step}: {gap}: two more such steps stop the round")
-            if over >= 3:
-                raise Stop(f"error: {gap} for {over} steps in a row: the gradient is wrong; try --rollout_weights live", 1)
+            for warning in checkpoint.warnings_of(table, len(chosen), cfg.logp_gap_limit):
+                log(f"warning: {warning}")
+            if reason := checkpoint.reason_to_stop(table, cfg.logp_gap_limit):
+                raise checkpoint.Stop(f"error: {reason}", 1)
 
             # --- 3f. validate and checkpoint
             if step % cfg.checkpoint_every == 0 or step == cfg.steps:
                 validate_and_save()
-    with disk_errors(folder):
+    with checkpoint.disk_errors(folder):
         board.close()
 
     # --- 4. select, among checkpoints that are still what was written
-    for line in set_damaged_aside(folder):
+    for line in checkpoint.set_damaged_aside(folder):
         log(line)
-    found = results_of(folder)
+    found = checkpoint.results_of(folder)
     best, why = select(found, compare, cfg.tolerance)
-    if best and not holds(Path(best["adapter"]), ADAPTER):  # only where the one that was kept for this is damaged
-        best, why = select([c for c in found if holds(Path(c["adapter"]), ADAPTER)], compare, cfg.tolerance)
+    if best and not checkpoint.has_adapter(best):  # only where the one that was kept for this is damaged
+        best, why = select([c for c in found if checkpoint.has_adapter(c)], compare, cfg.tolerance)
     selection = {
         "selected": best["adapter"] if best else cfg.init_adapter,
         "step": best["step"] if best else None,
@@ -872,10 +727,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         "checkpoints": found,
         "seconds": round(sum(float(row[k]) for row in table for k in ("sample_s", "update_s", "val_s")), 1),
     }
-    text = json.dumps(selection, indent=1) + "\n"
-    write_text(folder / "selection.json", text, status=1)
-    write_text(folder / "done", hashlib.sha256(text.encode()).hexdigest() + "\n", status=1)
-    drop_last(folder)
+    checkpoint.finish(folder, selection)
     log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
     log(f"next: a --cap below {cfg.cap} with --init_adapter {selection['selected']!r}, or bash schedule.sh again")
 

@@ -2,19 +2,23 @@
 import csv
 import dataclasses
 import doctest
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 import yaml
 
 import checkpoint
+import sample
 import train_prune
-from sample import Options, Rollout, generate_rollouts, load_policy
-from standin import make_r1_standin, with_lora
+from sample import Options, Rollout, generate_rollouts, load_policy, load_problems, sample_within_memory
+from standin import make_r1_standin, make_tiny, with_lora
 from train_prune import Config, advantages, batch_of, make_reward, micro_batches, policy_loss, select, token_logp, update_policy
 
 
@@ -247,6 +251,14 @@ def table(folder):
         return [{k: float(v or "nan") for k, v in row.items() if not k.endswith("_s")} for row in csv.DictReader(f)]
 
 
+def timeless_log(folder):
+    """log.csv as text, without its columns of seconds."""
+    with open(folder / "log.csv", newline="") as f:
+        rows = list(csv.reader(f))
+    keep = [i for i, name in enumerate(rows[0]) if not name.endswith("_s")]
+    return [[row[i] for i in keep] for row in rows]
+
+
 def test_a_round_writes_what_the_contract_names_and_the_next_one_goes_on_from_it(cfg, tmp_path, capsys):
     train_prune.main(cfg)
     out = capsys.readouterr().out
@@ -301,7 +313,7 @@ def test_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch, be
     assert [p.name for p in checkpoint.checkpoints_of(tmp_path / "round")] == ["step0001", "step0002"]
     train_prune.main(cfg)
     assert adapter_hash(tmp_path / "round" / "step0003") == adapter_hash(tmp_path / "unbroken" / "step0003")
-    assert str(table(tmp_path / "round")) == str(table(tmp_path / "unbroken"))
+    assert timeless_log(tmp_path / "round") == timeless_log(tmp_path / "unbroken")
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(cfg, tmp_path):
@@ -374,3 +386,367 @@ def test_every_config_loads_and_a_typo_in_it_fails(name, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             parse(Config, args=["--config", str(tmp_path / "bad.yaml")])
         assert stop.value.code == 2 and list(bad)[0] in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- the night
+
+
+@pytest.fixture(scope="module")
+def whole(r1, problems, tmp_path_factory):
+    """(options, folder) of an unbroken round of 4 steps with checkpoints after 2 and 4."""
+    folder = tmp_path_factory.mktemp("whole") / "round"
+    options = {"reward": "repetition", "reward_options": {"size": 1, "penalty": 1.0}, "cap": 24, "group": 2}
+    options |= {"problems_per_step": 2, "steps": 4, "checkpoint_every": 2, "val_samples": 1, "val_cap": 24, "lr": 1e-3, "lora_r": 8}
+    data = {"train_data": str(problems / "train.jsonl"), "val_data": str(problems / "val.jsonl")}
+    cfg = Config(model=r1, **data, out_dir=str(folder), beta=0.01, device="cpu", **options)
+    train_prune.main(cfg)
+    return cfg, folder
+
+
+def same_round(folder, whole):
+    """A round ends as the unbroken one did: adapter, log and selection."""
+    assert adapter_hash(folder / "step0004") == adapter_hash(whole[1] / "step0004")
+    assert timeless_log(folder) == timeless_log(whole[1])
+    ours, theirs = (json.loads((f / "selection.json").read_text()) for f in (folder, whole[1]))
+    assert (ours["step"], ours["why"]) == (theirs["step"], theirs["why"])
+    assert [c["mean_tokens"] for c in ours["checkpoints"]] == [c["mean_tokens"] for c in theirs["checkpoints"]]
+
+
+def at_call(function, number, do):
+    """`function`, but `do()` comes before its call of that number, counted from 1."""
+    calls = 0
+
+    def call(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            do()
+        return function(*arguments, **options)
+
+    return call
+
+
+def stop_code(cfg):
+    with pytest.raises(SystemExit) as stop:
+        train_prune.main(cfg)
+    return stop.value.code
+
+
+def test_sigterm_in_the_update_saves_the_step_before_and_the_same_command_ends_in_the_same_bytes(whole, tmp_path, monkeypatch, capsys):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_prune, "update_policy", at_call(update_policy, 2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        assert stop_code(cfg) == 143
+    assert "to go on: python " in capsys.readouterr().err
+    assert checkpoint.newest(folder) == (folder / "last", 1) and [r["step"] for r in table(folder)] == [1]
+    train_prune.main(cfg)
+    assert "resuming after step 1" in capsys.readouterr().out and not (folder / "last").exists()
+    same_round(folder, whole)
+
+
+def test_ctrl_c_in_a_validation_keeps_the_step_and_the_validation_comes_first_on_the_way_on(whole, tmp_path, monkeypatch):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
+    with monkeypatch.context() as patch:  # validations: at the start, after step 2, after step 4
+        patch.setattr(train_prune, "evaluate", at_call(train_prune.evaluate, 2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        assert stop_code(cfg) == 130
+    assert checkpoint.newest(folder) == (folder / "last", 2) and not (folder / "step0002").exists()
+    train_prune.main(cfg)
+    same_round(folder, whole)
+
+
+def test_ctrl_c_before_the_first_step_leaves_a_folder_that_goes_on(whole, tmp_path, monkeypatch):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_prune, "evaluate", at_call(train_prune.evaluate, 1, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        assert stop_code(cfg) == 130
+    assert checkpoint.newest(folder) == (None, 0)
+    train_prune.main(cfg)
+    same_round(folder, whole)
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_gone_on_from(whole, tmp_path, capsys):
+    folder = tmp_path / "round"
+    shutil.copytree(whole[1], folder)
+    (folder / "done").unlink()
+    weights = folder / "step0004" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    train_prune.main(dataclasses.replace(whole[0], out_dir=str(folder)))
+    out = capsys.readouterr().out
+    assert "step0004 is damaged (adapter_model.safetensors" in out and "resuming after step 2" in out
+    same_round(folder, whole)
+
+
+def test_a_full_disk_at_a_save_ends_in_one_line_and_the_checkpoint_before_is_gone_on_from(whole, tmp_path, monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", at_call(torch.save, 2, full))
+        assert stop_code(cfg) == 1
+    assert "No space left on device" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert [p.name for p in folder.glob("step*")] == ["step0002"]
+    train_prune.main(cfg)
+    same_round(folder, whole)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.txt"])
+def test_a_folder_that_vanishes_is_one_line(whole, tmp_path, monkeypatch, capsys, name):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
+
+    def gone():
+        shutil.rmtree(folder)
+        if name == "log.txt":
+            (folder / "log.txt").mkdir(parents=True)
+
+    monkeypatch.setattr(train_prune, "update_policy", at_call(update_policy, 1, gone))
+    assert stop_code(cfg) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {folder} cannot be written")
+
+
+def test_a_second_process_in_the_folder_is_refused(whole, tmp_path, capsys):
+    (tmp_path / "round").mkdir()
+    with checkpoint.lock(tmp_path / "round"):
+        assert stop_code(dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"))) == 2
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_fresh_begins_anew_and_keeps_the_old_folder(cfg, tmp_path):
+    train_prune.main(dataclasses.replace(cfg, steps=1))
+    train_prune.main(dataclasses.replace(cfg, steps=1, lr=1e-4, fresh=True))
+    assert [yaml.safe_load((tmp_path / f / "config.yaml").read_text())["lr"] for f in ("round.old1", "round")] == [1e-3, 1e-4]
+    train_prune.main(dataclasses.replace(cfg, steps=1, lr=1e-4))  # done, and not moved once more
+    assert not (tmp_path / "round.old2").exists()
+
+
+def test_three_steps_without_a_number_stop_the_round_with_its_state_saved(cfg, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_prune, "advantages", lambda rewards, how: torch.full_like(rewards, torch.inf))
+    assert stop_code(dataclasses.replace(cfg, steps=5, checkpoint_every=5)) == 1
+    assert "no number for 3 steps in a row" in capsys.readouterr().err
+    assert checkpoint.newest(tmp_path / "round") == (tmp_path / "round" / "last", 3)
+    assert [r["skipped"] for r in table(tmp_path / "round")] == [1, 1, 1]
+
+
+def test_a_gap_over_its_limit_warns_and_stops_at_the_third_step(cfg, tmp_path, capsys):
+    assert stop_code(dataclasses.replace(cfg, steps=5, checkpoint_every=5, logp_gap_limit=-1.0)) == 1
+    out = capsys.readouterr().out
+    assert "step 1: sampler and trainer log-probs differ" in out and "log-probs differ by more than -1.0 for 3 steps" in out
+    assert checkpoint.newest(tmp_path / "round") == (tmp_path / "round" / "last", 3)
+
+
+def test_a_collapse_ends_the_round_where_it_is_asked_to(cfg, tmp_path, capsys):
+    """Random weights are never right: under thinkprune the reward is 0 from the first step on."""
+    cfg = dataclasses.replace(cfg, reward="thinkprune", reward_options={}, beta=0.0, steps=9, checkpoint_every=3, stop_on_collapse=True)
+    train_prune.main(cfg)
+    selection = json.loads((tmp_path / "round" / "selection.json").read_text())
+    assert "reward was 0 for 5 steps" in selection["ended_by"] and [c["step"] for c in selection["checkpoints"]] == [3]
+    assert len(table(tmp_path / "round")) == 5 and "is done" not in capsys.readouterr().out
+    train_prune.main(cfg)
+    assert "is done" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------- out of memory
+
+
+def no_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])  # the reference's and the policy's forward, first and second micro-batch
+def test_memory_that_runs_out_in_the_update_leaves_the_gradient(r1, monkeypatch, capsys, call):
+    model, tokenizer = with_lora(r1, std=0.05)
+    rollouts = rollouts_of(model, tokenizer)
+    adv = torch.tensor([1.0, -0.5, 0.3, 0.4, 0.2, -2.0])
+    budget = 2 * max(len(r.prompt_ids) + len(r.ids) for r in rollouts)
+    wanted, stats = gradient_of(model, rollouts, adv, Config(beta=0.1, tokens_per_micro_batch=budget))
+    monkeypatch.setattr(train_prune, "token_logp", at_call(token_logp, call, no_memory))
+    cfg = Config(beta=0.1, tokens_per_micro_batch=budget)
+    got, again = gradient_of(model, rollouts, adv, cfg)
+    assert cfg.tokens_per_micro_batch <= budget // 2 and "out of memory" in capsys.readouterr().out
+    for name, g in wanted.items():
+        assert torch.allclose(g, got[name], atol=1e-6), name
+    for key in ("loss", "kl", "logp_gap", "weight_mean", "weight_max"):
+        assert stats[key] == pytest.approx(again[key], abs=1e-5), key
+
+
+def test_memory_that_runs_out_in_the_second_pass_leaves_the_weights(r1, monkeypatch):
+    def weights_after(fault):
+        model, tokenizer = with_lora(r1, std=0.05)
+        rollouts = rollouts_of(model, tokenizer)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        monkeypatch.setattr(train_prune, "token_logp", at_call(token_logp, 2 if fault else 0, no_memory))
+        update_policy(model, optimizer, rollouts, torch.linspace(-1, 1, 6), Config(beta=0.0, updates_per_batch=2, tokens_per_micro_batch=10**6))
+        return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    wanted, got = weights_after(False), weights_after(True)
+    assert all(torch.allclose(wanted[n], got[n], atol=1e-6) for n in wanted)
+
+
+def test_one_sequence_that_does_not_fit_says_what_to_lower(r1, monkeypatch, capsys):
+    model, tokenizer = with_lora(r1)
+    monkeypatch.setattr(train_prune, "token_logp", lambda *a: no_memory())
+    with pytest.raises(SystemExit) as stop:
+        gradient_of(model, rollouts_of(model, tokenizer), torch.ones(6), Config(beta=0.0))
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and "--head_chunk" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_while_sampling_gives_the_same_answers_with_fewer_rows(r1, monkeypatch, capsys, error):
+    model, tokenizer = with_lora(r1, std=0.05)
+    base, prompts = model.get_base_model(), [[5, 6, 7], [9] * 12]
+
+    class Small(sample.SlotCache):
+        def __init__(self, model, rows, width):
+            if rows > 2:
+                raise error
+            super().__init__(model, rows, width)
+
+    wanted = generate_rollouts(base, tokenizer, prompts, 4, cap=9, rows=8, seed=3)
+    monkeypatch.setattr(sample, "SlotCache", Small)
+    options = Options(device="cpu")
+    model.train()
+    got = sample_within_memory(base, tokenizer, prompts, options, 4, cap=9, seed=3)
+    assert [r.ids for r in got] == [r.ids for r in wanted] and base.training
+    assert options.rows == 2 and "sampling again with --rows 4" in capsys.readouterr().out
+    assert sample_within_memory(base, tokenizer, prompts, options, 4, cap=9, seed=3) and capsys.readouterr().out == ""
+
+
+def test_one_row_that_does_not_fit_says_what_to_lower(r1, monkeypatch, capsys):
+    model, tokenizer = with_lora(r1)
+    monkeypatch.setattr(sample, "generate_rollouts", lambda *a, **k: no_memory())
+    with pytest.raises(SystemExit) as stop:
+        sample_within_memory(model.get_base_model(), tokenizer, [[5]], Options(), 4, cap=9)
+    assert stop.value.code == 2 and "--cap" in capsys.readouterr().err
+
+
+def test_another_error_than_memory_is_not_tried_again(r1, monkeypatch):
+    model, tokenizer = with_lora(r1)
+    calls = []
+    monkeypatch.setattr(sample, "generate_rollouts", lambda *a, **k: calls.append(1) or [][0])
+    with pytest.raises(IndexError):
+        sample_within_memory(model.get_base_model(), tokenizer, [[5]], Options(), cap=9)
+    assert len(calls) == 1
+
+
+def test_check_is_called_before_every_token(r1):
+    model, tokenizer = with_lora(r1)
+    calls = []
+    made = generate_rollouts(model.get_base_model(), tokenizer, [[5, 6]], 2, cap=7, seed=1, check=lambda: calls.append(1))
+    assert len(calls) == max(len(r.ids) for r in made)
+
+
+# ---------------------------------------------------------------------------------------- untrusted files
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return make_tiny(tmp_path / "a 'tiny' mödel")
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path):
+    policy, _ = with_lora(tiny, load_4bit=False)
+    policy.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def refused(capsys, word, call):
+    with pytest.raises(SystemExit) as stop:
+        call()
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and error.startswith("error: ") and len(error.splitlines()) == 1 and word in error, error
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"])
+@pytest.mark.parametrize("how", ["cut", "empty", "noise"])
+def test_a_damaged_model_is_one_line_that_names_the_file(tiny, tmp_path, capsys, name, how):
+    path = tmp_path / tiny / name
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "noise": bytes(range(256)) * 8}[how])
+    refused(capsys, name, lambda: load_policy(Options(model=tiny, load_4bit=False, device="cpu")))
+
+
+def test_a_damaged_chat_template_is_one_line(tiny, tmp_path, capsys):
+    (tmp_path / tiny / "chat_template.jinja").write_text("{% for m in messages %} no end")
+    refused(capsys, "chat template", lambda: load_policy(Options(model=tiny, load_4bit=False, device="cpu")))
+
+
+def test_a_config_that_names_weights_which_the_file_lacks_is_refused(tiny, tmp_path, capsys):
+    path = tmp_path / tiny / "config.json"
+    config = json.loads(path.read_text())
+    config["num_hidden_layers"], config["layer_types"] = 2, None
+    path.write_text(json.dumps(config))
+    refused(capsys, "lacks", lambda: load_policy(Options(model=tiny, load_4bit=False, device="cpu")))
+
+
+def test_a_model_that_brings_code_is_refused_without_running_it(tiny, tmp_path, capsys):
+    path = tmp_path / tiny / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M", "AutoTokenizer": "mine.T"}}
+    path.write_text(json.dumps(config))
+    (tmp_path / tiny / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    refused(capsys, "--model", lambda: load_policy(Options(model=tiny, load_4bit=False, device="cpu")))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_adapter_whose_checksums_do_not_agree_is_refused(tiny, adapter, capsys):
+    options = Options(model=tiny, load_4bit=False, device="cpu")
+    checkpoint.write_checksums(adapter, ["adapter_config.json", "adapter_model.safetensors"])
+    load_policy(options, str(adapter))
+    weights = adapter / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    refused(capsys, "adapter_model.safetensors does not agree", lambda: load_policy(options, str(adapter)))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "nanoprune.json"])
+def test_a_cut_adapter_is_one_line(tiny, adapter, capsys, name):
+    (adapter / "nanoprune.json").write_text('{"base": "x", "base_fingerprint": "y"}')
+    (adapter / name).write_bytes((adapter / name).read_bytes()[:20])
+    refused(capsys, str(adapter), lambda: load_policy(Options(model=tiny, load_4bit=False, device="cpu"), str(adapter)))
+
+
+def test_a_pickled_adapter_is_refused(tiny, adapter, capsys):
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({}, adapter / "adapter_model.bin")
+    refused(capsys, "pickle", lambda: load_policy(Options(model=tiny, load_4bit=False, device="cpu"), str(adapter)))
+
+
+def test_a_line_over_the_limit_is_refused_with_file_and_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "LONGEST_LINE", 1_000_000)
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"problem": "a", "answer": "1"}\n{"problem": "' + "b" * 1_000_000 + '", "answer": "1"}\n')
+    refused(capsys, f"{path} line 2 is longer than 1 MB", lambda: load_problems(str(path)))
+
+
+@pytest.mark.parametrize("line", [b'"text"', b"[" * 100_000, b"\xff", b'{"problem": "\\ud800", "answer": "1"}', b'{"problem": "a"', b"9" * 5000])
+def test_a_line_that_is_no_object_is_refused_with_its_file(tmp_path, capsys, line):
+    path = tmp_path / "it's [a] file.jsonl"
+    path.write_bytes(b'{"problem": "a", "answer": "1"}\n' + line + b"\n")
+    refused(capsys, str(path), lambda: load_problems(str(path)))
+
+
+def test_a_problem_file_with_any_name_is_read(tmp_path):
+    path = tmp_path / "it's *a* [\u00fc] file.jsonl"
+    path.write_text('{"problem": "a", "answer": 1}\n\n{"problem": "b", "answer": "2", "level": 3}\n')
+    assert [(r["problem"], r["answer"], r.get("level")) for r in load_problems(str(path))] == [("a", "1", None), ("b", "2", 3)]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "start.json", "selection.json"])
+def test_a_damaged_file_of_the_run_is_one_line_that_names_it(whole, tmp_path, capsys, name):
+    shutil.copytree(whole[1], tmp_path / "round")
+    if name != "selection.json":
+        (tmp_path / "round" / "done").unlink()
+    (tmp_path / "round" / name).write_bytes(b"{\x00")
+    refused(capsys, name, lambda: train_prune.main(dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"))))
+
+
+def test_a_damaged_reference_is_one_line_that_names_it(whole, tmp_path, capsys):
+    (tmp_path / "eval.json").write_text('{"pass@1": 0.5}')
+    cfg = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"), reference=str(tmp_path / "eval.json"))
+    refused(capsys, "eval.json", lambda: train_prune.main(cfg))

@@ -31,7 +31,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from sample import damage, die, read_json, write_text
+from sample import damage, die, out_of_memory, read_json, write_text
 
 try:
     import fcntl
@@ -61,7 +61,10 @@ def fail(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds `folder`/lock for the life of the process (a dead one holds none); exits with status 2 where another has it."""
+    """Holds `folder`/lock for the life of the process (a dead one holds none).
+
+    Exits with status 2, naming the process, where another one has it.
+    """
     made = not folder.exists()
     path = folder / "lock"
     file = None
@@ -78,7 +81,8 @@ def lock(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
     except BlockingIOError:
-        die(f"--out_dir {folder} is in use by process {path.read_text().strip() or 'unknown'}: wait for it, or take another")
+        owner = path.read_text(encoding="utf-8", errors="replace").strip()
+        die(f"--out_dir {folder} is in use by process {owner or 'unknown'}: wait for it, or take another folder")
     except OSError as error:
         die(f"--out_dir {folder} cannot be written: {error.strerror}")
     try:
@@ -135,7 +139,7 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
-        die(f"--out_dir {folder} was made with other options ({changed}); take another folder, the same, or --fresh true")
+        die(f"--out_dir {folder} was made with other options ({changed}): another folder, the same, or --fresh true")
 
 
 # ---------------------------------------------------------------------------------------- the disk
@@ -157,13 +161,17 @@ def check_disk(folder: Path, parameters: list[torch.Tensor]) -> None:
             f.write(bytes(4096))
             f.flush()
             os.fsync(f.fileno())
-        probe.unlink()
     except OSError as error:
         die(f"--out_dir {folder} cannot be written: {error.strerror}")
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def sync(path: Path) -> None:
     """Brings a file or a folder's list of names to the disk itself."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -172,15 +180,32 @@ def sync(path: Path) -> None:
 
 
 def write_table(path: Path, rows: list[dict]) -> None:
-    """Writes rows as CSV, beside and then in place; raises OSError, also where the folder has vanished."""
+    """Writes rows as CSV, beside and then in place; exits with status 1 where that fails (full, vanished)."""
     beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, fieldnames=list(rows[0]) if rows else ["step"])
-        writer.writeheader()
-        writer.writerows(rows)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(beside, path)
+    with disk_errors(path.parent):
+        with open(beside, "w", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, fieldnames=list(rows[0]) if rows else ["step"])
+            writer.writeheader()
+            writer.writerows(rows)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+
+
+def write_log(folder: Path, table: list[dict], board) -> None:
+    """Writes log.csv, and the figures of its last row to TensorBoard."""
+    write_table(folder / "log.csv", table)
+    with disk_errors(folder):  # its writer thread hands on the errors of the call before
+        for name, value in table[-1].items():
+            if name != "step" and value != "":
+                board.add_scalar(name, float(value), int(table[-1]["step"]))
+
+
+def log(folder: Path, text: str) -> None:
+    """Prints a line, and adds it to log.txt."""
+    print(text, flush=True)
+    with disk_errors(folder), open(folder / "log.txt", "a", encoding="utf-8") as f:
+        f.write(text + "\n")
 
 
 @contextlib.contextmanager
@@ -190,7 +215,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        fail(f"{folder} cannot be written ({reason}); checkpoints before are whole: make room, then the same command again")
+        fail(f"{folder} cannot be written ({reason}); earlier checkpoints are whole: make room and go on")
 
 
 # ---------------------------------------------------------------------------------------- checkpoints
@@ -262,7 +287,7 @@ def set_damaged_aside(folder: Path) -> list[str]:
             with disk_errors(folder):
                 shutil.rmtree(path.with_name(path.name + ".damaged"), ignore_errors=True)
                 os.replace(path, path.with_name(path.name + ".damaged"))
-            lines.append(f"warning: checkpoint {path} is damaged ({wrong}) and left out; it is now {path.name}.damaged")
+            lines.append(f"warning: checkpoint {path} is damaged ({wrong}): renamed to {path.name}.damaged")
     return lines
 
 
@@ -280,7 +305,7 @@ def newest(folder: Path) -> tuple[Path | None, int]:
 
 
 def load_state(path: Path, optimizer, device) -> list[dict]:
-    """Loads the optimizer's state in place, without pickle, and returns the log's rows up to this checkpoint."""
+    """Loads the optimizer's state in place (running nothing in it) and returns the log's rows up to there."""
     try:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=device))
         with open(path / "log.csv", newline="", encoding="utf-8") as f:
@@ -316,17 +341,20 @@ def thin_out(folder: Path, best: str) -> None:
     """
     with disk_errors(folder):
         for path in checkpoints_of(folder)[:-2]:
-            keep = [*FOR_THE_REPORT, *(ADAPTER if path == Path(best or "-") else ())]
-            # The list first: what is cut off in between is a smaller checkpoint, and never a damaged one.
-            if set(read_json(path / "checksums.json")) != set(keep):
-                write_checksums(path, keep)
+            sums = read_json(path / "checksums.json")
+            keep = {*FOR_THE_REPORT, *(ADAPTER if path == Path(best or "-") else ())} & set(sums)
+            # The list first: what is cut off in between is a smaller checkpoint, and never a damaged one. The old sums:
+            # new ones would make damage look whole.
+            if keep != set(sums):
+                text = json.dumps({k: sums[k] for k in sorted(keep)}, indent=1) + "\n"
+                write_text(path / "checksums.json", text, status=1)
             for file in path.iterdir():
                 if file.name not in (*keep, "checksums.json"):
                     file.unlink()
 
 
 def drop_last(folder: Path) -> None:
-    """Removes last/, which a later checkpoint has made useless: renamed first, so that no half of it is taken for one."""
+    """Removes last/, which a later checkpoint has made useless; renamed first, so that no half of it counts as one."""
     for name in ("last", "last.old"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / "last.tmp", ignore_errors=True)
@@ -401,8 +429,8 @@ def collapse(table: list[dict]) -> dict[str, str]:
     if len(table) > 5:
         before, now = 1 - mean("over_cap", table[:5]), 1 - mean("over_cap", table[-3:])
         if now < 0.5 * before:
-            found["finished"] = f"{now:.0%} of the rollouts end within the cap, over the first 5 steps it was {before:.0%}"
-        for name, what in (("repeated", "repeat a passage three times"), ("no_thinking", "box an answer without thinking")):
+            found["finished"] = f"{now:.0%} of the rollouts end within the cap, in the first 5 steps it was {before:.0%}"
+        for name, what in (("repeated", "repeat a passage"), ("no_thinking", "box an answer without thinking")):
             before, now = mean(name, table[:5]), mean(name, table[-3:])
             if now > 0.25 >= before:
                 found[name] = f"{now:.0%} of the rollouts {what}, over the first 5 steps it was {before:.0%}"
@@ -441,7 +469,7 @@ def reason_to_stop(table: list[dict], gap_limit: float) -> str:
     if in_a_row(table, lambda row: int(row["skipped"]) > 0) >= 3:
         return "the loss or gradient was no number for 3 steps in a row: lower --lr, or take --dtype float32"
     if in_a_row(table, lambda row: float(row["logp_gap"]) > gap_limit) >= 3:
-        return f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps in a row: the gradient is wrong"
+        return f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps: the gradient is wrong"
     return ""
 
 
@@ -464,6 +492,7 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
     """Gives `check()`, which raises Stop after a SIGINT or SIGTERM; a second signal ends the process at once.
 
     Stop ends in its message, the command that goes on, and its exit status: 130 after SIGINT, 143 after SIGTERM.
+    So does, with status 1, memory that runs out where no retry helps: while loading, or in the optimizer's step.
     """
     caught: list[int] = []
 
@@ -471,7 +500,8 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
         if caught:
             os._exit(128 + number)  # what is being written has another name than what is whole
         caught.append(number)
-        os.write(2, b"\nstopping after this token or micro-batch; once more stops at once\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, b"\nstopping after this token or micro-batch; once more stops at once\n")
 
     def check() -> None:
         if caught:
@@ -484,6 +514,10 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
     except Stop as stop:
         print(f"{stop}\nto go on: {command()}", file=sys.stderr, flush=True)
         raise SystemExit(stop.status)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        fail(f"{str(error).splitlines()[0]}: lower --lora_r, or take --load_4bit true or --rollout_weights live")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

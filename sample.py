@@ -278,6 +278,8 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
         quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             options.model,
@@ -290,6 +292,8 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
         )
     except Exception as error:  # a damaged config.json or model.safetensors raises many kinds
         die(f"--model {options.model}: config.json or model.safetensors cannot be loaded: {first_line(error)}")
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
     # Without a look at the report, weights that the files lack would be random numbers, with a warning.
     if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
         die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")

@@ -21,6 +21,7 @@ a night's run whole (checkpoints, signals, full disks) stands in checkpoint.py.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -303,16 +304,13 @@ def start_of_round(model):
             yield
 
 
-def micro_step(model, batch: list[int], rollouts, adv, n_tokens: int, old: dict, ref: dict, cfg: Config) -> dict[str, float]:
+def micro_step(model, batch: list[int], rollouts, adv, n_tokens: int, old: dict, ref: dict, cfg: Config) -> dict:
     """Adds one micro-batch's gradient to what is there, and returns its sums and maxima over tokens.
 
     Args:
-        batch: Indices of its rollouts.
-        adv: (R,) advantage of every rollout.
-        n_tokens: Response tokens of the whole batch.
-        old: Rollout -> its log-probs before the first update; on the first pass they are put there, and the gap to
-            the sampler's is among the sums.
-        ref: The same under the round's start, where there is a KL.
+        batch: Indices of its rollouts. adv: (R,) advantage of every rollout. n_tokens: see `policy_loss`.
+        old, ref: Rollout -> its log-probs before the first update, and under the round's start; filled on the first
+            pass, when the gap to the sampler's is among the sums.
     """
     device = next(model.parameters()).device
     chosen = [rollouts[i] for i in batch]
@@ -341,7 +339,8 @@ def micro_step(model, batch: list[int], rollouts, adv, n_tokens: int, old: dict,
         gap = (logp.detach() - sampler).abs()
         sums = {"gap": gap.sum().item(), "gap_max": gap.max().item()}
     ref_logp = torch.cat([ref[i] for i in batch]) if cfg.beta > 0 else None
-    loss, weight, k3, bites = policy_loss(logp, torch.cat([old[i] for i in batch]), sampler, ref_logp, gain, n_tokens, cfg)
+    old_logp = torch.cat([old[i] for i in batch])                                # (N,)
+    loss, weight, k3, bites = policy_loss(logp, old_logp, sampler, ref_logp, gain, n_tokens, cfg)
     loss.backward()
     sums |= {"loss": loss.item(), "weight": weight.sum().item(), "weight_max": weight.max().item()}
     return sums | {"clipped": bites.item() * len(logp), "kl": k3.sum().item() if k3 is not None else 0.0}
@@ -392,17 +391,11 @@ def update_policy(
                 torch.cuda.empty_cache()
             longest = max(lengths[i] for i in failed)
             if len(failed) == 1:
+                how = "lower --cap or --head_chunk, or take --gradient_checkpointing true or --load_4bit true"
                 # In a later pass the weights are no longer those of a whole step: nothing to save.
-                (die if epoch == 0 else checkpoint.fail)(
-                    f"out of memory in the update with one sequence of {longest} tokens: lower --cap or --head_chunk, or "
-                    "take --gradient_checkpointing true or --load_4bit true"
-                )
-            cfg.tokens_per_micro_batch = min(cfg.tokens_per_micro_batch, len(failed) * longest) // 2
-            print(
-                f"out of memory in the update with {len(failed)} sequences of up to {longest} tokens: again, from now on "
-                f"with --tokens_per_micro_batch {cfg.tokens_per_micro_batch}",
-                flush=True,
-            )
+                (die if epoch == 0 else checkpoint.fail)(f"out of memory in the update at {longest} tokens: {how}")
+            cfg.tokens_per_micro_batch = tokens = min(cfg.tokens_per_micro_batch, len(failed) * longest) // 2
+            print(f"out of memory: the same update with --tokens_per_micro_batch {tokens}, from now on", flush=True)
             if epoch == 0:  # in a later pass they are those of the weights before the first: they stay
                 old.clear(), ref.clear()
             continue
@@ -495,13 +488,7 @@ def main(cfg: Config) -> None:
         print(f"{folder} is done: {checkpoint.read_selection(folder)['why']}")
         return
     with checkpoint.lock(folder), checkpoint.stop_on_signals() as check:
-        try:
-            train(cfg, folder, check)
-        except Exception as error:
-            if not out_of_memory(error):  # where no retry helps: while loading, or in the optimizer's step
-                raise
-            reason = str(error).splitlines()[0]
-            checkpoint.fail(f"out of memory ({reason}): lower --lora_r, or take --load_4bit true or --rollout_weights live")
+        train(cfg, folder, check)
 
 
 def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
@@ -511,6 +498,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     # --- 1. problems, policy, optimizer
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
+    log = functools.partial(checkpoint.log, folder)
     damaged = checkpoint.set_damaged_aside(folder)
     resume, last_step = checkpoint.newest(folder)
     torch.manual_seed(cfg.seed)  # only the LoRA's start draws from it: everything later is seeded by its step
@@ -529,11 +517,9 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
     if len(prompts[longest]) + max(cfg.cap, cfg.val_cap) > context:
-        die(
-            f"{cfg.train_data}: the prompt of problem {problems[longest]['id']} has {len(prompts[longest])} tokens: with "
-            f"--cap {cfg.cap} and --val_cap {cfg.val_cap} that exceeds the model's context of {context}; lower a cap or "
-            "drop the problem"
-        )
+        name, size = problems[longest]["id"], len(prompts[longest])
+        die(f"{cfg.train_data}: the prompt of problem {name} has {size} tokens: with --cap {cfg.cap} and --val_cap "
+            f"{cfg.val_cap} that exceeds the model's context of {context}; lower a cap or drop the problem")
     val_longest = max(map(len, encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap)))
     if val_longest + cfg.val_cap > context:
         die(f"{cfg.val_data}: a prompt of {val_longest} tokens and --val_cap {cfg.val_cap} exceed the context of {context}")
@@ -552,17 +538,9 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         rows = evaluate(sampler, tokenizer, val_problems, cfg, **setting, **more)
         return metrics(rows) | setting | {"seed": cfg.seed, "model": cfg.model, "data": cfg.val_data}, rows
 
-    def log(text: str) -> None:
-        print(text, flush=True)
-        with checkpoint.disk_errors(folder), open(folder / "log.txt", "a", encoding="utf-8") as f:
-            f.write(text + "\n")
-
     def save(name: str, more: dict[str, str] | None = None) -> None:
-        step = int(table[-1]["step"]) if table else 0
-        if step == 0:
-            return  # nothing has been learnt
-        note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap, "step": step}
-        texts = {"nanoprune.json": json.dumps(note) + "\n"} | (more or {})
+        note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap}
+        texts = {"nanoprune.json": json.dumps(note | {"step": int(table[-1]["step"])}) + "\n"} | (more or {})
         checkpoint.save_checkpoint(folder / name, model, optimizer, table, texts)
 
     # --- 2. the log: a head to reproduce from, and on resume only the steps that the checkpoint knows
@@ -574,8 +552,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     for line in damaged:
         log(line)
     if resume:
-        with checkpoint.disk_errors(folder):
-            checkpoint.write_table(folder / "log.csv", table)  # without rows of steps that are made again
+        checkpoint.write_table(folder / "log.csv", table)  # without rows of steps that are made again
         log(f"resuming after step {last_step} from {resume}")
     elif damaged:
         log("no whole checkpoint is left: beginning at step 1")
@@ -587,12 +564,12 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     with checkpoint.disk_errors(folder):
         board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
-    def write_log() -> None:
-        with checkpoint.disk_errors(folder):
-            checkpoint.write_table(folder / "log.csv", table)
-            for name, value in table[-1].items():
-                if name != "step" and value != "":
-                    board.add_scalar(name, float(value), int(table[-1]["step"]))
+    def select_now() -> tuple[list[dict], dict | None, str]:
+        found = checkpoint.results_of(folder)
+        best, why = select(found, compare, cfg.tolerance)
+        if best and not checkpoint.has_adapter(best):  # only where the one that was kept is damaged
+            best, why = select([c for c in found if checkpoint.has_adapter(c)], compare, cfg.tolerance)
+        return found, best, why
 
     def validate_and_save() -> None:
         step, clock = int(table[-1]["step"]), time.time()
@@ -602,23 +579,24 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         name, seconds = f"step{step:04d}", round(time.time() - clock, 3)
         result |= {"step": step, "adapter": str(folder / name)}
         table[-1] |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"], "val_s": seconds}
-        write_log()
+        checkpoint.write_log(folder, table, board)
         examples = checkpoint.markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
         save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
-        best, _ = select(checkpoint.results_of(folder), compare, cfg.tolerance)
+        _, best, _ = select_now()
         checkpoint.thin_out(folder, best["adapter"] if best else "")
         checkpoint.drop_last(folder)
         tokens = result["mean_tokens"]
         log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {tokens:.0f} | {seconds:.0f}s")
 
     def save_last(reason: str) -> None:
-        save("last")
-        log(f"{reason}; " + (f"state after step {table[-1]['step']} saved in {folder / 'last'}" if table else "no step done"))
+        if table:  # else nothing has been learnt
+            save("last")
+        log(f"{reason}; " + (f"step {table[-1]['step']} is saved in {folder / 'last'}" if table else "no step done"))
 
     started, ended_by = time.time(), ""
     with checkpoint.saved_when_stopped(save_last):
         # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
-        if resume and resume.name.startswith("last") and (last_step % cfg.checkpoint_every == 0 or last_step == cfg.steps):
+        if resume and resume.name[:4] == "last" and (last_step % cfg.checkpoint_every == 0 or last_step == cfg.steps):
             validate_and_save()
         for step in range(last_step + 1, cfg.steps + 1):
             if cfg.stop_on_collapse and (ended_by := "; ".join(checkpoint.collapse(table).values())):
@@ -681,7 +659,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
                 "val_s": 0.0,
             }
             table.append(row)
-            write_log()
+            checkpoint.write_log(folder, table, board)
             left = (time.time() - started) / (step - last_step) * (cfg.steps - step)
             used = ""
             if device.type == "cuda":
@@ -697,8 +675,8 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
 
             # --- 3e. alarms: read from the table, so that a resumed round sees what an unbroken one does
             if step == last_step + 1:
-                gaps = f"{stats['logp_gap']:.2g} on average, {stats['logp_gap_max']:.2g} at most"
-                log(f"sampler and trainer log-probs differ by {gaps}")
+                gap, most = stats["logp_gap"], stats["logp_gap_max"]
+                log(f"sampler and trainer log-probs differ by {gap:.2g} on average, {most:.2g} at most")
             for warning in checkpoint.warnings_of(table, len(chosen), cfg.logp_gap_limit):
                 log(f"warning: {warning}")
             if reason := checkpoint.reason_to_stop(table, cfg.logp_gap_limit):
@@ -713,10 +691,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     # --- 4. select, among checkpoints that are still what was written
     for line in checkpoint.set_damaged_aside(folder):
         log(line)
-    found = checkpoint.results_of(folder)
-    best, why = select(found, compare, cfg.tolerance)
-    if best and not checkpoint.has_adapter(best):  # only where the one that was kept for this is damaged
-        best, why = select([c for c in found if checkpoint.has_adapter(c)], compare, cfg.tolerance)
+    found, best, why = select_now()
     selection = {
         "selected": best["adapter"] if best else cfg.init_adapter,
         "step": best["step"] if best else None,

@@ -167,6 +167,18 @@ def test_the_newest_two_stay_whole_the_best_keeps_its_adapter_and_all_keep_their
     assert checkpoint.set_damaged_aside(folder) == [] and len(checkpoint.results_of(folder)) == 5
 
 
+def test_thinning_out_hides_no_damage_and_needs_no_adapter_that_is_gone(folder, policy):
+    for step in range(1, 4):
+        save(folder, f"step{step:04d}", policy)
+    flip(folder / "step0001" / "adapter_model.safetensors")
+    checkpoint.thin_out(folder, str(folder / "step0001"))
+    assert "adapter_model.safetensors" in checkpoint.damage(folder / "step0001")
+    checkpoint.thin_out(folder, "")
+    assert checkpoint.damage(folder / "step0001") == ""  # what was damaged is no part of it any more
+    checkpoint.thin_out(folder, str(folder / "step0001"))
+    assert not checkpoint.holds(folder / "step0001", checkpoint.ADAPTER)
+
+
 def test_thinning_out_that_is_cut_off_leaves_no_damage(folder, policy):
     for step in range(1, 4):
         save(folder, f"step{step:04d}", policy)
@@ -285,7 +297,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch):
         raise FULL
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SystemExit) as stop, checkpoint.disk_errors(folder):
+    with pytest.raises(SystemExit) as stop:
         checkpoint.write_table(folder / "log.csv", [{"step": 1}, {"step": 2}])
     assert stop.value.code == 1 and (folder / "log.csv").read_bytes() == before
 
@@ -390,6 +402,13 @@ def test_a_signal_after_the_last_check_still_ends_in_its_status():
     with pytest.raises(SystemExit) as stop, checkpoint.stop_on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.value.code == 143
+
+
+def test_memory_that_runs_out_where_no_retry_helps_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, checkpoint.stop_on_signals():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 1 and "--lora_r" in error and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize("error, saved", [(Stop("why", 1), ["why"]), (SystemExit(2), ["stopped by an error"]), (SystemExit(1), []), (ValueError(), [])])

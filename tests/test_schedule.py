@@ -89,3 +89,116 @@ def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, w
     text, _ = run.communicate(timeout=60)
     assert run.returncode == 2 and word in text and len(text.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------- the script itself, with stand-ins
+
+STUB = r'''#!REAL
+"""Stands in for python: runs `-c` really, and writes what the scripts would have written."""
+import json, os, sys, time
+from pathlib import Path
+
+if sys.argv[1] == "-c":
+    os.execv("REAL", ["REAL", *sys.argv[1:]])
+with open(os.environ["CALLS"], "a") as f:
+    f.write(json.dumps(sys.argv[1:]) + "\n")
+options = dict(a[2:].split("=", 1) for a in sys.argv[2:] if a.startswith("--") and "=" in a)
+out = Path(options.get("out_dir", "."))
+if sys.argv[1] == "eval.py" and "out_dir" in options:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "eval.json").write_text("{}")
+if sys.argv[1] == "train_prune.py" and "--print_config" not in sys.argv:
+    if os.environ.get("EXIT"):
+        sys.exit(int(os.environ["EXIT"]))
+    step = out / "step0001"
+    step.mkdir(parents=True, exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json", "checksums.json", "optimizer.pt"):
+        (step / name).write_text(name)
+    (out / "selection.json").write_text(json.dumps({"selected": str(step)}))
+'''
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Runs a copy of schedule.sh in a folder of its own, under Python's stand-in: (exit status, text, calls)."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "schedule.sh").write_text((ROOT / "schedule.sh").read_text())
+    (home / "stub").write_text(STUB.replace("REAL", sys.executable))
+    (home / "stub").chmod(0o755)
+    options = {"model": "m", "val_data": "v.jsonl", "test_data": "-t.jsonl", "caps": "40 30"}
+
+    def run(config="c.yaml", content=None, **more):
+        (home / config).write_text(yaml.safe_dump(options) if content is None else content)
+        (home / "calls").write_text("")
+        env = os.environ | {"PYTHON": str(home / "stub"), "CALLS": str(home / "calls"), "CONFIG": config} | more
+        done = subprocess.run(["bash", str(home / "schedule.sh")], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        return done.returncode, done.stdout, [json.loads(line) for line in (home / "calls").read_text().splitlines()]
+
+    run.home = home
+    return run
+
+
+def test_the_final_adapter_takes_its_checksums_along_and_not_the_optimizer(script):
+    code, text, _ = script(OUT="run")
+    assert code == 0, text
+    names = sorted(p.name for p in (script.home / "run" / "final").iterdir())
+    assert names == ["adapter_config.json", "adapter_model.safetensors", "checksums.json", "nanoprune.json"]
+
+
+@pytest.mark.parametrize("name", ["-dash", "two words", "it's \"ü\"", "$HOME `x` *"])
+def test_any_name_of_folder_and_config_reaches_the_scripts_whole(script, name):
+    code, text, calls = script(config=f"{name}.yaml", OUT=name)
+    assert code == 0, text
+    prefix = "./" if name.startswith("-") else ""
+    (first,) = [c for c in calls if any(a.endswith("/cap40") for a in c)]
+    assert f"--out_dir={prefix}{name}/cap40" in first and f"--config={prefix}{name}.yaml" in first
+    assert f"--init_adapter={name}/cap40/step0001" in next(c for c in calls if any(a.endswith("/cap30") for a in c))
+    assert (script.home / name / "final" / "adapter_config.json").is_file()
+    assert ["--data=-t.jsonl"] == [a for a in calls[-4] if a.startswith("--data")]
+
+
+def test_a_second_schedule_in_the_folder_is_refused_with_the_pid(script):
+    import fcntl
+
+    (script.home / "run").mkdir()
+    with open(script.home / "run" / "lock", "w") as held:
+        held.write("4711\n")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, text, calls = script(OUT="run")
+        assert code == 2 and "in use by process 4711" in text and len(text.strip().splitlines()) == 1
+    assert script(OUT="run")[0] == 0
+
+
+def test_fresh_moves_the_run_folder_and_nothing_else(script):
+    assert script(OUT="run")[0] == 0
+    for number in (1, 2):
+        code, text, calls = script(OUT="run", FRESH="1", CAPS="20")
+        assert code == 0 and f"run moved to run.old{number}" in text, text
+        assert any("--cap=20" in c for c in calls)
+    assert (script.home / "run.old1" / "cap40").is_dir() and not (script.home / "run" / "cap40").exists()
+    (script.home / "mine").mkdir()
+    (script.home / "mine" / "thesis.tex").write_text("years")
+    code, text, _ = script(OUT="mine", FRESH="1")
+    assert code == 2 and "no run folder" in text and [p.name for p in (script.home / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("status", ["130", "143"])
+def test_a_round_that_was_stopped_stops_the_schedule_with_its_status(script, status):
+    code, text, calls = script(OUT="run", EXIT=status)
+    assert code == int(status) and "to go on: bash schedule.sh" in text
+    assert not any(a.endswith("/cap30") for c in calls for a in c)
+
+
+@pytest.mark.parametrize("content", ["caps: [", "- 1\n", ""])
+def test_a_config_that_is_no_yaml_of_options_is_one_line(script, content):
+    code, text, _ = script(content=content, OUT="run")
+    assert code == 2 and text.startswith("error: CONFIG=c.yaml") and len(text.strip().splitlines()) == 1
+    assert not (script.home / "run").exists()
+
+
+def test_an_out_that_cannot_be_made_is_one_line(script):
+    (script.home / "file").write_text("")
+    code, text, _ = script(OUT="file/run")
+    assert code == 2 and "error: OUT=file/run" in text

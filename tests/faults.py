@@ -4,8 +4,9 @@
     python tests/faults.py --small true                 # a few of each, as the tests do
     python tests/faults.py --only corrupt --seed 3      # one kind (kills, schedule, oom, disk, corrupt), other moments
 
-Prints a line a kind (injected | outcome | wanted | verdict) and under it each case that failed; exits with 1 if any did.
-The rounds are real ones, shrunk to seconds: a random model of tests/standin.py (or --model), 3 steps with 3 checkpoints.
+Prints a line a kind (injected | outcome | wanted | verdict) and under it each case that failed; exits with 1 if any
+did. The rounds are real ones, shrunk to seconds: a random model of tests/standin.py (or --model), 3 steps with 3
+checkpoints.
 
 How it works: importing torch and transformers takes most of a small run's time, so this process imports them
 once and every "python train_prune.py ..." is a fork of it that runs the script as __main__ with that command
@@ -50,6 +51,10 @@ ROUND = {
     "reward_options": {"size": 1, "penalty": 1.0}, "beta": 0.01, "lr": 1e-4, "lora_r": 8, "val_samples": 2, "val_cap": 24,
     "tokens_per_micro_batch": 1000, "device": "cpu",
 }  # fmt: skip
+# What is read of an adapter.
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")
+# Paths that are only touched inside a save.
+SAVING = r"/step\d+\.tmp"
 # Columns of log.csv that are wall-clock time.
 TIMES = ("sample_s", "update_s", "val_s")
 
@@ -192,13 +197,8 @@ def wrong_exit(run: Run, allowed: tuple[int, ...]) -> str:
     return ""
 
 
-def kill_at(folder: Path, number: int, needle: str) -> Callable[[], None]:
-    """For `prepare`: SIGKILL before the number-th (from 1) file operation under `folder` whose path holds `needle`."""
-    return lambda: at_operation(folder, number, needle, lambda: os.kill(os.getpid(), signal.SIGKILL))
-
-
-def at_operation(folder: Path, number: int, needle: str, act: Callable[[], None]) -> None:
-    """Calls `act` once, just before the number-th file operation under `folder` whose path holds `needle`.
+def watch(folder: Path, pattern: str, act: Callable[[int], None]) -> None:
+    """Calls act(n) just before the n-th (from 1) file operation under `folder` whose path matches `pattern`.
 
     Python reports each open, rename, mkdir, remove, ... before it happens; what C++ and Rust write (tensors) goes
     unseen, but lies between two that are.
@@ -210,32 +210,25 @@ def at_operation(folder: Path, number: int, needle: str, act: Callable[[], None]
         if busy or not (event == "open" or event.startswith(("os.", "shutil."))):
             return
         paths = [os.fspath(a) for a in args[:2] if isinstance(a, (str, os.PathLike))]
-        if any(needle in p and os.path.abspath(p).startswith(prefix) for p in paths):
-            seen += 1
-            if seen == number:
-                busy = True
-                act()
+        if any(re.search(pattern, p) and os.path.abspath(p).startswith(prefix) for p in paths):
+            seen, busy = seen + 1, True  # busy: what `act` does to files is no operation of the script
+            try:
+                act(seen)
+            finally:
                 busy = False
 
     sys.addaudithook(hook)
 
 
-def count_operations(folder: Path, needle: str, note: Path) -> None:
-    """For `prepare`: leaves the number of such operations in the file `note`, one byte each."""
-    prefix, busy = str(folder.resolve()) + os.sep, False
+def kill_at(folder: Path, pattern: str, number: int) -> Callable[[], None]:
+    """For `prepare`: SIGKILL just before that operation."""
+    return lambda: watch(folder, pattern, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == number else None)
 
-    def hook(event: str, args: tuple) -> None:
-        nonlocal busy
-        if busy or not (event == "open" or event.startswith(("os.", "shutil."))):
-            return
-        paths = [os.fspath(a) for a in args[:2] if isinstance(a, (str, os.PathLike))]
-        if any(needle in p and os.path.abspath(p).startswith(prefix) for p in paths):
-            busy = True
-            with open(note, "ab") as file:
-                file.write(b".")
-            busy = False
 
-    sys.addaudithook(hook)
+def add_one(note: Path) -> None:
+    """Adds a byte to a file: a count that outlives the process."""
+    with open(note, "ab") as file:
+        file.write(b".")
 
 
 # ---------------------------------------------------------------------------------------- the round and its files
@@ -264,7 +257,9 @@ def make_setting(work: Path, model: str) -> dict:
         rows = [{"id": f"p{i}", "problem": f"What is {i} + {3 * i}?", "answer": str(4 * i)} for i in range(first, first + n)]
         (work / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     data = {f"{name}_data": str(work / f"{name}.jsonl") for name in ("train", "val")}
-    return {"model": os.path.abspath(model), **data, **ROUND}
+    # The toy's sequences are shorter; a step shall still take several micro-batches of several sequences.
+    small = {"tokens_per_micro_batch": 400} if model != str(work / "model") else {}
+    return {"model": os.path.abspath(model), **data, **ROUND, **small}
 
 
 def train(setting: dict, out: Path, **more) -> list[str]:
@@ -291,16 +286,16 @@ def adapter_bytes(folder: Path, step: int = STEPS) -> bytes:
     return (folder / f"step{step:04d}" / "adapter_model.safetensors").read_bytes()
 
 
-def differs(folder: Path, whole: Path, log: bool = True) -> str:
+def differs(folder: Path, whole: Path) -> str:
     """How a round's end differs from the unbroken one's ('' where it does not)."""
     if not (folder / "done").is_file():
         return "not done"
     if adapter_bytes(folder) != adapter_bytes(whole):
         return f"another adapter (by up to {adapter_distance(folder, whole)[0]:.1e})"
-    if log and timeless_log(folder) != timeless_log(whole):
+    if timeless_log(folder) != timeless_log(whole):
         return "another log.csv"
     selected = [timeless(json.loads((f / "selection.json").read_text())) for f in (folder, whole)]
-    return "" if not log or selected[0] == selected[1] else "another selection.json"
+    return "" if selected[0] == selected[1] else "another selection.json"
 
 
 def adapter_distance(a: Path, b: Path) -> tuple[float, float]:
@@ -364,14 +359,14 @@ def unbroken(work: Path, setting: dict) -> Whole:
 
 
 def kills(work: Path, setting: dict, cfg: Config) -> Result:
-    """SIGKILL at random moments, every second one at a random file operation inside a save; then called again until done.
+    """SIGKILL at random moments, every second one at a random file operation inside a save; then called again.
 
     Every fourth round is killed once more, while it resumes.
     """
     total, rng = (3 if cfg.small else 20), random.Random(f"{cfg.seed} kills")
     whole, note = unbroken(work, setting), work / "operations"
     counted = work / "counted"
-    run = call(train(setting, counted), work / "out.txt", lambda: count_operations(counted, ".tmp", note))
+    run = call(train(setting, counted), work / "out.txt", lambda: watch(counted, SAVING, lambda n: add_one(note)))
     failures = [f"a second unbroken run: {e}" for e in [wrong_exit(run, (0,)) or differs(counted, whole.folder)] if e]
     operations = note.stat().st_size if note.exists() else 0  # none: the hook sees no save, and the loop below says so
     hit, inside, early, same = 0, 0, 0, 0
@@ -381,7 +376,7 @@ def kills(work: Path, setting: dict, cfg: Config) -> Result:
             if (case + again) % 2 == 0:
                 number = rng.randint(1, max(1, operations))
                 moments.append(f"at file operation {number} of {operations} inside saves")
-                run = call(train(setting, folder), output, kill_at(folder, number, ".tmp"))
+                run = call(train(setting, folder), output, kill_at(folder, SAVING, number))
             else:
                 delay = rng.uniform(0.25, 1.0) * whole.seconds
                 moments.append(f"after {delay:.2f} s")
@@ -550,7 +545,8 @@ def schedule(work: Path, setting: dict, cfg: Config) -> Result:
             shutil.rmtree(out, ignore_errors=True)
     if hit < len(stages) / 2:
         failures.append(f"only {hit} kills hit a running schedule: this proves nothing")
-    return Result(f"{hit} kills of {len(stages)} schedules", f"{same} same summaries and final adapters", str(len(stages)), failures)
+    injected = f"{hit} kills of {len(stages)} schedules"
+    return Result(injected, f"{same} same summaries and final adapters", str(len(stages)), failures)
 
 
 # ---------------------------------------------------------------------------------------- 3. out of memory
@@ -572,8 +568,7 @@ def short_of_memory(note: Path, decode=None, forward=None, backward=None) -> Non
     def fail(kind: str, happens, *figures) -> None:
         calls[kind] += 1
         if happens and happens(calls[kind], *figures):
-            with open(note, "ab") as file:
-                file.write(b".")
+            add_one(note)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB (injected)")
 
     def model_forward(self, *args, **kwargs):
@@ -629,7 +624,8 @@ def oom(work: Path, setting: dict, cfg: Config) -> Result:
         if not wrong:
             most, share = adapter_distance(folder, whole.folder)
             exact, close = exact + (most == 0), [*close, (most, share)]
-            wrong = f"adapter off by up to {most:.1e}, {share:.1e} of what was learnt" if most > 1e-6 and share > 1e-3 else ""
+            if most > 1e-6 and share > 1e-3:
+                wrong = f"adapter off by up to {most:.1e}, {share:.1e} of what was learnt"
         if not wrong and of_tokens(folder) != of_tokens(whole.folder):
             wrong = "other tokens were sampled"
         if not wrong and "memory" not in run.output:
@@ -638,12 +634,13 @@ def oom(work: Path, setting: dict, cfg: Config) -> Result:
         failures += [f"{name} ({times} errors): {wrong}"] if wrong else []
         shutil.rmtree(folder, ignore_errors=True)
     if not cfg.small:  # no setting helps: a line, and status 1 or 2
-        for name, where in (("sampling", dict(decode=lambda k, rows: True)), ("update", dict(forward=lambda k, tokens: True))):
-            folder = work / f"oom_{name}"
-            wrong = wrong_exit(call(train(setting, folder), output, lambda: short_of_memory(work / "note", **where)), (1, 2))
+        never = {"sampling": dict(decode=lambda k, rows: True), "update": dict(forward=lambda k, tokens: True)}
+        for name, where in never.items():
+            run = call(train(setting, work / f"oom_{name}"), output, lambda: short_of_memory(work / "note", **where))
+            wrong = wrong_exit(run, (1, 2))
             failures += [f"{name}, never enough memory: {wrong}"] if wrong else []
-    near = f", others off by up to {max(m for m, _ in close):.0e}, {max(s for _, s in close):.0e} of what was learnt" if close else ""
-    outcome = f"{same} same adapters ({exact} byte-identical{near})"
+    most, share = (max(column) for column in zip(*close)) if close else (0, 0)
+    outcome = f"{same} same adapters ({exact} byte-identical, off by up to {most:.0e}, {share:.0e} of what was learnt)"
     return Result(f"{len(cases)} points ({seen} errors)", outcome, str(len(cases)), failures)
 
 
@@ -680,7 +677,7 @@ def fill(disk: Path, leave: int) -> None:
 
 
 def limit_file_size(most: int) -> None:
-    """For `prepare`, where nothing can be mounted: every write beyond this size (and 32 KiB for the logs) in a file fails."""
+    """Where nothing can be mounted: from now on a write beyond half this size (plus 32 KiB, for logs) in a file fails."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (32768 + most // 2, 32768 + most // 2))
 
@@ -701,7 +698,8 @@ def disk(work: Path, setting: dict, cfg: Config) -> Result:
             at = f"disk full at {needle}" + (f" with room for {share:.0%} of a checkpoint" if share else "")
 
             def prepare() -> None:
-                at_operation(folder, 1, needle, lambda: fill(place, leave) if place else limit_file_size(leave))
+                full = (lambda: fill(place, leave)) if place else (lambda: limit_file_size(leave))
+                watch(folder, needle, lambda n: full() if n == 1 else None)
 
             run = call(train(setting, folder), output, prepare)
             refused += run.status != 0
@@ -750,25 +748,24 @@ def parses(path: Path, data: bytes) -> bool:
 
     try:
         if path.suffix == ".safetensors":
-            import safetensors
-
-            safetensors.deserialize(data)
-            return True
+            return tensors_of(data) is not None
         text = data.decode("utf-8")
         if path.suffix == ".yaml":
             return isinstance(yaml.safe_load(text), dict)
-        values = [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
+        lines = [text] if path.suffix == ".json" else [line for line in text.split("\n") if line.strip()]
+        values = [json.loads(line) for line in lines]
         return bool(values) and all(isinstance(v, dict) for v in values)
-    except (ValueError, RecursionError, yaml.YAMLError, Exception if path.suffix == ".safetensors" else ValueError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         return False
 
 
-def same_content(path: Path, a: bytes, b: bytes) -> bool:
-    """Whether two JSON files say the same, as after a flip from one blank to another."""
+def sums_of(kind: str, data: bytes) -> dict | None:
+    """What a checksums.json says of the files that a reader of this kind takes; None where it cannot be read."""
     try:
-        return path.suffix == ".json" and json.loads(a) == json.loads(b)
-    except ValueError:
-        return False
+        sums = json.loads(data)
+        return {k: v for k, v in sums.items() if kind != "adapter" or k in ADAPTER}
+    except (ValueError, AttributeError):
+        return None
 
 
 def tensors_of(data: bytes) -> list | None:
@@ -784,21 +781,16 @@ def tensors_of(data: bytes) -> list | None:
 def must_be_told(kind: str, path: Path, before: bytes, after: bytes) -> str:
     """Why this damage may not be accepted in silence ('' where nobody could tell: a digit in a text, a weight's bit).
 
-    - checkpoint, adapter: checksums.json has a sha256 of every file, so any changed byte tells, in checksums.json itself
-      any changed value. Files that it does not list (checksums.json aside) are those that nobody reads back.
+    - checkpoint, adapter: checksums.json has a sha256 of every file that is read back, so any changed byte tells; in
+      checksums.json itself any changed name or sum of these files does.
     - all others: what the format's parser refuses must be refused: JSON lines, JSON, YAML, a safetensors header.
     - config, schedule config: a key that is no option, too (a value is only checked for its type, by the script).
     - model.safetensors: tensors missing, renamed or reshaped, too; a weight's bits cannot be told.
     """
     if kind in ("checkpoint", "adapter"):
         if path.name == "checksums.json":
-            return "" if same_content(path, before, after) else "checksums.json says something else"
-        sums = path.parent / "checksums.json"
-        if sums.is_file() and path.name in json.loads(sums.read_text()):
-            return "its sha256 is in checksums.json"
-        if not sums.is_file() and path.name != "README.md":
-            return "a checkpoint needs checksums.json"
-        return ""
+            return "" if sums_of(kind, before) == sums_of(kind, after) else "checksums.json says something else"
+        return "its sha256 is in checksums.json, or should be"
     if path.suffix == ".csv":
         return ""
     if not parses(path, after):
@@ -827,20 +819,19 @@ class Target(NamedTuple):
     """Folder that the command writes to: put back as it was before each case, or removed where it was not there."""
 
 
-def stage(work: Path, setting: dict, python: Path) -> list[Target]:
+def stage(work: Path, setting: dict) -> list[Target]:
     """Makes one good file of each kind and says who reads it."""
+    import yaml
+
     whole, output = unbroken(work, setting), work / "out.txt"
     half, run, config = work / "half", work / "run", work / "round.yaml"
     # a round killed in its last save, with two whole checkpoints
-    call(train(setting, half), output, kill_at(half, 1, f"step{STEPS:04d}.tmp"))
+    call(train(setting, half), output, kill_at(half, f"step{STEPS:04d}.tmp", 1))
     assert (half / f"step{STEPS - 1:04d}").is_dir() and not (half / "done").exists(), output.read_text()
     # the folder of a schedule of one round
     shutil.copytree(whole.folder, run / f"cap{ROUND['cap']}")
-    shutil.copytree(whole.folder / f"step{STEPS:04d}", run / "final")
-    config.write_text(json.dumps(setting))  # JSON is YAML ...
-    import yaml
-
-    config.write_text(yaml.safe_dump(setting))  # ... but damage shall meet the usual form
+    shutil.copytree(whole.folder / f"step{STEPS:04d}", run / "final", ignore=lambda _, names: {*names} - {*ADAPTER, "checksums.json"})
+    config.write_text(yaml.safe_dump(setting))
     for name, data, adapter in (("base", "val", ""), ("base_test", "test", ""), ("final_test", "test", run / "final")):
         argv = ["eval.py", "--model", setting["model"], "--data", work / f"{data}.jsonl", "--adapter", adapter, "--cap", 24,
                 "--samples", 2, "--temperature", 1, "--out_dir", run / name, "--device", "cpu"]  # fmt: skip
@@ -854,7 +845,7 @@ def stage(work: Path, setting: dict, python: Path) -> list[Target]:
     sample = ["sample.py", "--model", model, "--problem", "What is 1 + 1?", "--cap", 4, "--device", "cpu"]
     fresh = work / "fresh"
     checkpoint = sorted(p for p in (half / f"step{STEPS - 1:04d}").iterdir() if p.name not in ("README.md", "samples.md"))
-    adapter = sorted(p for p in (run / "final").iterdir() if p.name.startswith(("adapter_", "nanoprune", "checksums")))
+    adapter = [run / "final" / name for name in (*ADAPTER, "checksums.json")]
     rollouts = [run / "final_test" / "rollouts.jsonl"]
     evals = [run / "base_test" / "eval.json", run / "base" / "eval.json", run / f"cap{ROUND['cap']}" / "selection.json"]
     resume = train(setting, half)
@@ -887,7 +878,7 @@ def corrupt(work: Path, setting: dict, cfg: Config) -> Result:
     total, rng = (20 if cfg.small else 200), random.Random(f"{cfg.seed} corrupt")
     output, failures, outcomes, silent, traces = work / "out.txt", [], Counter(), 0, 0
     with launcher(work) as python:
-        targets = stage(work, setting, python)
+        targets = stage(work, setting)
         whole = unbroken(work, setting)
         turns = Counter()
         for target in targets:
@@ -924,7 +915,8 @@ def corrupt(work: Path, setting: dict, cfg: Config) -> Result:
                 shutil.rmtree(target.scratch, ignore_errors=True)
                 if (work / "kept" / target.scratch.name).exists():
                     shutil.copytree(work / "kept" / target.scratch.name, target.scratch)
-    outcome = f"{outcomes['refused']} refused, {outcomes['accepted']} accepted, {traces} tracebacks, {silent} silent acceptances"
+    outcome = f"{outcomes['refused']} refused, {outcomes['accepted']} accepted, "
+    outcome += f"{traces} tracebacks, {silent} silent acceptances"
     return Result(f"{total} damaged files", outcome, "0 tracebacks, 0 silent acceptances", failures)
 
 
@@ -966,7 +958,8 @@ def main(cfg: Config) -> int:
             result = globals()[kind](work, setting, cfg)
             verdict = "FAILED" if result.failures else "ok"
             status |= bool(result.failures)
-            print(f"{kind:8} | {result.injected} | {result.outcome} | wanted {result.wanted} | {verdict} | {time.monotonic() - clock:.0f} s")
+            parts = (f"{kind:8}", result.injected, result.outcome, f"wanted {result.wanted}", verdict)
+            print(*parts, f"{time.monotonic() - clock:.0f} s", sep=" | ")
             print("".join(f"           {line}\n" for line in result.failures), end="", flush=True)
         print(f"{time.monotonic() - began:.0f} s in all, seed {cfg.seed}, model {cfg.model or 'a random stand-in'}")
     finally:

@@ -134,6 +134,14 @@ def test_every_byte_of_a_file_with_a_checksum_could_be_told(tmp_path):
     assert must_be_told("adapter", tmp_path / "step0001" / "nanoprune.json", b'{"a": 1}', b'{"a":\t1}')
 
 
+def test_of_an_adapters_checksums_only_those_of_its_own_files_count():
+    before = b'{"adapter_config.json": "00", "optimizer.pt": "11"}'
+    path = faults.Path("final/checksums.json")
+    assert must_be_told("adapter", path, before, before.replace(b"11", b"12")) == ""
+    assert must_be_told("adapter", path, before, before.replace(b"00", b"01"))
+    assert must_be_told("checkpoint", path, before, before.replace(b"11", b"12"))
+
+
 def test_a_renamed_tensor_could_be_told_and_a_weights_bit_could_not(tmp_path):
     import numpy as np
     from safetensors.numpy import save

@@ -134,6 +134,8 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         die(f"{path} is damaged ({' '.join(str(error).split())}); --fresh true begins anew")
     if not isinstance(theirs, dict):
         die(f"{path} is damaged (no options in it); --fresh true begins anew")
+    if unknown := sorted(map(str, theirs.keys() - options.keys())):
+        die(f"{path} is damaged, or of another version: {', '.join(unknown)} is no option; --fresh true begins anew")
     mine, theirs = dict(options), defaults | theirs
     for each in (mine, theirs):  # one folder may be spelled in several ways
         each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}

@@ -38,6 +38,7 @@ from sample import (
     load_policy,
     load_problems,
     parse,
+    read_json,
     rollout_model,
     rollout_row,
     sample_within_memory,
@@ -449,15 +450,20 @@ def report(run: str) -> None:
         run: Run folder, as left by schedule.sh: base_test/, final_test/, cap<L>/.
     """
     folder = Path(run)
-    try:
-        base = json.loads((folder / "base_test" / "eval.json").read_text())
-        final = json.loads((folder / "final_test" / "eval.json").read_text())
-        reference = json.loads((folder / "base" / "eval.json").read_text())
-    except FileNotFoundError as error:
-        die(f"{error.filename} is missing: run bash schedule.sh until it ends")
+
+    def read(path: Path, keys: str) -> dict:
+        if not path.is_file():
+            die(f"{path} is missing: run bash schedule.sh until it ends")
+        found = read_json(path)
+        if lacking := sorted(set(keys.split()) - found.keys()):
+            die(f"{path} is damaged: no {', '.join(lacking)} in it")
+        return found
+
+    wanted = "pass@1 pass@1_se mean_tokens n_problems n_samples model data temperature top_p cap prompt_cap seed seconds"
+    base, final, reference = (read(folder / name / "eval.json", wanted) for name in ("base_test", "final_test", "base"))
     rounds, seconds = [], base["seconds"] + final["seconds"] + reference["seconds"]
     for path in sorted(folder.glob("cap*/selection.json"), key=lambda p: -int(p.parent.name[3:])):
-        chosen = json.loads(path.read_text())
+        chosen = read(path, "step why seconds checkpoints")
         seconds += chosen["seconds"]
         cap = int(path.parent.name[3:])
         picked = next((c for c in chosen["checkpoints"] if c["step"] == chosen["step"]), {})

@@ -451,9 +451,11 @@ def main() -> None:
     parser.add_argument("--no_thinking", action="store_true", help="read the whole text, not only after </think>")
     options, rows, number = parser.parse_args(), [], 0
     try:
-        for number, line in enumerate(open(options.rollouts, encoding="utf-8"), 1):
+        for number, line in enumerate(open(options.rollouts, "rb"), 1):
             rows.append(json.loads(line))
             rows[-1]["response"], rows[-1]["gold"], rows[-1]["finished"]
+        if not rows:
+            raise ValueError("empty")
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.exit(2, f"error: {options.rollouts}:{number}: {error!r}; each line must be a JSON object with response, "
                        "gold and finished\n")

@@ -317,19 +317,21 @@ def read_json(path: str | Path) -> dict:
     return found
 
 
-def damage(folder: str | Path, only: str = "") -> str:
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
+
+
+def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
     """What is wrong with a folder that has a checksums.json ({file: sha256}), in words; empty where all agree.
 
     Args:
-        only: Check the files whose names begin with this.
+        only: Check these files, each of which must be listed; all that are listed where it is empty.
     """
     try:
         sums = json.loads(Path(folder, "checksums.json").read_bytes())
-        for name, digest in sums.items():
-            if name.startswith(only):
-                with open(Path(folder, name), "rb") as f:
-                    if hashlib.file_digest(f, "sha256").hexdigest() != digest:
-                        return f"{name} does not agree with checksums.json"
+        for name in only or sums:
+            with open(Path(folder, name), "rb") as f:
+                if hashlib.file_digest(f, "sha256").hexdigest() != sums.get(name):
+                    return f"{name} does not agree with checksums.json"
     except OSError as error:
         return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
     except (ValueError, AttributeError, RecursionError):
@@ -341,7 +343,7 @@ def check_adapter(adapter: str) -> None:
     """Exits with status 2 for an adapter folder that is missing, incomplete, a pickle or damaged."""
     if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
         die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
-    if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only="adapter_")):
+    if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only=ADAPTER)):
         die(f"adapter {adapter} is damaged: {wrong}")
     if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
         die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
@@ -945,7 +947,12 @@ def parse(config_class, **kwargs):
             die(" ".join(str(message).split()) + f" (python {sys.argv[0]} --help lists the options)")
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return auto_cli(config_class, as_positional=False, return_instance=True, parser_class=Parser, allow_abbrev=False, **kwargs)
+    try:
+        return auto_cli(
+            config_class, as_positional=False, return_instance=True, parser_class=Parser, allow_abbrev=False, **kwargs
+        )
+    except UnicodeDecodeError as error:  # the one damage of a YAML file that jsonargparse lets through
+        die(f"the file of --config is not UTF-8 ({error})")
 
 
 def main(cfg: Config) -> None:

@@ -142,6 +142,37 @@ def encode_prompts(tokenizer, problems: Sequence[str], cap: int, instruction: st
     return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
 
 
+LONGEST_LINE = 10_000_000  # bytes; a longer line is no problem, but an attempt on the memory
+
+
+def json_rows(source: str) -> list[dict]:
+    """The objects of a JSON-lines file, or of one JSON list; exits with status 2, naming file and line, where there are none."""
+    lines = []
+    try:
+        with open(source, "rb") as f:
+            while line := f.readline(LONGEST_LINE + 1):
+                lines.append(line)
+                if len(line) > LONGEST_LINE:
+                    die(f"problem file {source} line {len(lines)} is longer than {LONGEST_LINE // 10**6} MB")
+    except OSError as error:
+        die(f"problem file {source} cannot be read ({error.strerror})")
+    number, rows = 1, []
+    try:
+        if lines and lines[0].lstrip().startswith(b"["):
+            rows = json.loads(b"".join(lines))
+        else:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append(json.loads(line))
+        for i, row in enumerate(rows):
+            if not isinstance(row, dict):
+                die(f"problem file {source} is not JSON lines: row {i + 1} is no object")
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair would stop the tokenizer later
+    except (ValueError, RecursionError) as error:
+        die(f"problem file {source} is not JSON lines: line {number}: {str(error).splitlines()[0]}")
+    return rows
+
+
 def load_problems(source: str, problem_key: str = "problem", answer_key: str = "answer") -> list[dict]:
     """Returns rows with at least `id`, `problem`, `answer` (strings); extra columns are kept.
 
@@ -151,30 +182,25 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
     Exits with status 2, naming file and row, for a missing or empty file, a line over 10 MB or a row without
     problem or answer.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs a traceback before it raises
     if source.endswith((".jsonl", ".json")) or os.path.exists(source):
         if not os.path.isfile(source):
             die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
-        if os.path.getsize(source) == 0:
+        table = json_rows(source)
+        if not table:
             die(f"problem file {source} is empty")
-        try:
-            with open(source, "rb") as f:
-                for number, line in enumerate(iter(lambda: f.readline(10**7 + 1), b""), start=1):
-                    if len(line) > 10**7:  # no problem, but an attempt on the memory
-                        die(f"problem file {source} line {number} is longer than 10 MB")
-            table = datasets.load_dataset("json", data_files=[source], split="train")
-        except Exception as error:  # pyarrow and datasets raise many kinds; the cause names the row
-            die(f"problem file {source} is not JSON lines: {first_line(error.__cause__ or error)}")
+        columns = list(dict.fromkeys(key for row in table for key in row))
     else:
+        import datasets
+
+        datasets.disable_progress_bars()
+        logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs a traceback before it raises
         name, _, split = source.partition(":")
         try:
             table = datasets.load_dataset(name, split=split or "train")
-        except Exception as error:
-            die(f"data set {name} is no file and the hub does not give it ({first_line(error)}); offline, name a .jsonl file")
-    columns = table.column_names
+        except Exception as error:  # pyarrow and datasets raise many kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            die(f"data set {name} is no file and the hub does not give it ({reason}); offline, name a .jsonl file")
+        columns = table.column_names
     for key in (problem_key, answer_key):
         if key not in columns:
             die(f"{source} has no column {key!r}, only {columns}; name it with --problem_key / --answer_key")

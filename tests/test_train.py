@@ -600,10 +600,10 @@ def test_memory_that_runs_out_while_sampling_gives_the_same_answers_with_fewer_r
     base, prompts = model.get_base_model(), [[5, 6, 7], [9] * 12]
 
     class Small(sample.SlotCache):
-        def __init__(self, model, rows, width):
+        def __init__(self, model, rows, width, **more):
             if rows > 2:
                 raise error
-            super().__init__(model, rows, width)
+            super().__init__(model, rows, width, **more)
 
     wanted = generate_rollouts(base, tokenizer, prompts, 4, cap=9, rows=8, seed=3)
     monkeypatch.setattr(sample, "SlotCache", Small)

@@ -42,7 +42,7 @@ class Config:
     n_test: int = 256
     """Test problems."""
     # --- the training
-    steps: int = 800
+    steps: int = 660
     """Optimizer steps."""
     tokens_per_step: int = 2048
     """Padded tokens in a step, at most."""

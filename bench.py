@@ -31,6 +31,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -583,8 +584,18 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
         print(planned.line())
         torch.cuda.reset_peak_memory_stats(device)
 
-    def one_step() -> dict[str, float]:
+    plain, logp_s = train_prune.token_logp, 0.0
+
+    def timed(*args) -> torch.Tensor:
+        nonlocal logp_s
         start = clock(device)
+        made = plain(*args)
+        logp_s += clock(device) - start
+        return made
+
+    def one_step() -> dict[str, float]:
+        nonlocal logp_s
+        logp_s, start = 0.0, clock(device)
         if merged:
             sample.refresh_copy(sampler, policy)
         rows = sample.choose_rows(sampler, cfg, tokens)
@@ -595,10 +606,11 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
         scored = clock(device)
         if planned:
             torch.cuda.reset_peak_memory_stats(device)
-        train_prune.update_policy(policy, optimizer, made, adv.flatten(), cfg)
+        with mock.patch.object(train_prune, "token_logp", timed):
+            train_prune.update_policy(policy, optimizer, made, adv.flatten(), cfg)
         end = clock(device)
-        row = {"seconds": end - start, "sample_s": sampled - start}
-        row |= {"reward_s": scored - sampled, "update_s": end - scored}
+        row = {"seconds": end - start, "sample_s": sampled - start, "reward_s": scored - sampled}
+        row |= {"logp_s": logp_s, "backward_s": end - scored - logp_s}  # backward: with the optimizer's step
         if planned:
             row |= {"rows": rows, "sample_peak_gb": most / 1e9, "update_peak_gb": peak_bytes(device) / 1e9}
             row["planned_peak_gb"] = planned.peak / 1e9
@@ -742,9 +754,9 @@ def scale(device: str = "cpu", quick: bool = False, out: str = "dev/scale.png") 
             times = one_step()
         row = {"setting": f"{axis}: {size} {requests}/{rows}/{cap}", "axis": axis, "parameters": parameters}
         row |= {"rows": rows, "cap": cap, "tokens": sum(lengths)}
-        row |= {f"{k}": round(times[k], 3) for k in ("seconds", "sample_s", "update_s")}
+        row |= {k: round(times[k], 3) for k in ("seconds", "sample_s", "logp_s", "backward_s")}
         row["sample_tokens_per_second"] = round(sum(lengths) / max(times["sample_s"], 1e-9), 1)
-        table.append(row | {"update_tokens_per_second": round(sum(lengths) / max(times["update_s"], 1e-9), 1)})
+        table.append(row | {"update_tokens_per_second": round(sum(lengths) / max(times["logp_s"] + times["backward_s"], 1e-9), 1)})
     draw(table, out, "wall" if where.type == "cuda" else "CPU")
     print(f"picture: {out}")
     report("scale", where, ["torch", "transformers", "peft"], table)
@@ -761,7 +773,7 @@ def draw(table: list[dict], out: str, unit: str) -> None:
     keys = {"rows": ("rows", "rows"), "cap": ("cap", "token cap"), "model": ("parameters", "parameters of the model")}
     for panel, (axis, (key, label)) in zip(panels, keys.items()):
         part = [row for row in table if row["axis"] == axis]
-        for kind, name in (("sample_s", "sampling"), ("update_s", "log-probs and backward")):
+        for kind, name in (("sample_s", "sampling"), ("logp_s", "log-probs"), ("backward_s", "backward")):
             panel.plot([r[key] for r in part], [1000 * r[kind] / r["tokens"] for r in part], marker="o", label=name)
         panel.set(xlabel=label, ylabel=f"{unit} ms a token", xscale="log", yscale="log")
         panel.set_title(f"{part[0]['setting'].split(': ')[1]} to {part[-1]['setting'].split(': ')[1]}", fontsize=9)

@@ -229,7 +229,9 @@ def run_generate(model, tokenizer, prompts, lengths, rows: int, cap: int, **more
     return made, clock(model.device) - start
 
 
-def run_generate_batch(model, tokenizer, prompts, lengths, rows: int, cap: int, whole: bool = True) -> tuple[int, float]:
+def run_generate_batch(
+    model, tokenizer, prompts, lengths, rows: int, cap: int, whole: bool = True
+) -> tuple[int, float]:
     """Tokens that continuous batching made, and seconds, with as many requests at once and as much room as ours.
 
     Starting and stopping its manager is part of it, as in `model.generate_batch`: a training step pays for that each
@@ -758,7 +760,8 @@ def scale(device: str = "cpu", quick: bool = False, out: str = "dev/scale.png") 
         row |= {"rows": rows, "cap": cap, "tokens": sum(lengths)}
         row |= {k: round(times[k], 3) for k in ("seconds", "sample_s", "logp_s", "backward_s")}
         row["sample_tokens_per_second"] = round(sum(lengths) / max(times["sample_s"], 1e-9), 1)
-        table.append(row | {"update_tokens_per_second": round(sum(lengths) / max(times["logp_s"] + times["backward_s"], 1e-9), 1)})
+        update = max(times["logp_s"] + times["backward_s"], 1e-9)
+        table.append(row | {"update_tokens_per_second": round(sum(lengths) / update, 1)})
     draw(table, out, "wall" if where.type == "cuda" else "CPU")
     print(f"picture: {out}")
     report("scale", where, ["torch", "transformers", "peft"], table)

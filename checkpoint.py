@@ -431,7 +431,7 @@ def collapse(table: list[dict]) -> dict[str, str]:
     if len(table) > 5:
         before, now = 1 - mean("over_cap", table[:5]), 1 - mean("over_cap", table[-3:])
         if now < 0.5 * before:
-            found["finished"] = f"{now:.0%} of the rollouts end within the cap, in the first 5 steps it was {before:.0%}"
+            found["finished"] = f"{now:.0%} of the rollouts end within the cap, in the first 5 steps {before:.0%}"
         for name, what in (("repeated", "repeat a passage"), ("no_thinking", "box an answer without thinking")):
             before, now = mean(name, table[:5]), mean(name, table[-3:])
             if now > 0.25 >= before:
@@ -558,6 +558,7 @@ def head_lines(options: dict, device: torch.device) -> str:
         return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True).stdout.strip()
 
     commit = (git("rev-parse", "--short", "HEAD") or "no commit") + ("+dirty" if git("status", "--porcelain") else "")
-    versions = " ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers", "peft", "bitsandbytes"))
+    names = ("torch", "transformers", "peft", "bitsandbytes")
+    versions = " ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return f"commit {commit} | {versions} | {name}\n" + " ".join(f"{k}={v}" for k, v in options.items())

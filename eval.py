@@ -459,7 +459,8 @@ def report(run: str) -> None:
             die(f"{path} is damaged: no {', '.join(lacking)} in it")
         return found
 
-    wanted = "pass@1 pass@1_se mean_tokens n_problems n_samples model data temperature top_p cap prompt_cap seed seconds"
+    wanted = "pass@1 pass@1_se mean_tokens n_problems n_samples seconds "
+    wanted += "model data temperature top_p cap prompt_cap seed"
     base, final, reference = (read(folder / name / "eval.json", wanted) for name in ("base_test", "final_test", "base"))
     rounds, seconds = [], base["seconds"] + final["seconds"] + reference["seconds"]
     for path in sorted(folder.glob("cap*/selection.json"), key=lambda p: -int(p.parent.name[3:])):

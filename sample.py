@@ -6,10 +6,12 @@
 
 Everything that generates text (training, evaluation, this command) calls `generate_rollouts`. It owns
 its decode loop because `model.generate` computes finished rows to the end, copies the whole KV cache
-at every token and returns no log-probs. What this one does instead, in about a hundred lines:
+at every token and returns no log-probs. What this one does instead:
 
 - every row of the KV cache has its own length; a row that ends is refilled from the queue at once, and
   when the queue is empty the last live row moves into the hole, so no dead row is ever computed;
+- a row's attention reads what that row has, not what the longest has: `varlen_attn` on CUDA, bands of rows of
+  like length elsewhere; on CUDA a step is one graph;
 - a prompt is run once, however many answers are sampled from it;
 - the log-prob of each sampled token comes along, from the full softmax at that temperature;
 - the random numbers belong to the request, not to the row: in float32 the same seed gives the same answers
@@ -39,7 +41,7 @@ import memory
 from memory import head_dim
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
-warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft and we call the name old and new
+warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
 
 # --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
 SYSTEM = (
@@ -146,7 +148,7 @@ LONGEST_LINE = 10_000_000  # bytes; a longer line is no problem, but an attempt 
 
 
 def json_rows(source: str) -> list[dict]:
-    """The objects of a JSON-lines file, or of one JSON list; exits with status 2, naming file and line, where there are none."""
+    """The objects of a JSON-lines file or of one JSON list; exits with status 2, naming the line, for what is none."""
     lines = []
     try:
         with open(source, "rb") as f:
@@ -396,7 +398,8 @@ def check_base(adapter: str, model, name: str) -> None:
     if os.path.isfile(path):
         made = read_json(path)
         if made.get("base_fingerprint") != fingerprint(model):
-            die(f"adapter {adapter} was trained on {made.get('base')}, whose weights are not those of --model {name}: {path}")
+            trained_on = made.get("base")
+            die(f"adapter {adapter} was trained on {trained_on}, whose weights are not those of --model {name}: {path}")
 
 
 # ---------------------------------------------------------------------------------------- rollout weights
@@ -517,7 +520,7 @@ class SlotCache:
         self.rows, self.width, self.varlen = rows, width, varlen
         self.heads, self.dim = c.num_key_value_heads, head_dim(c)
         self.band = rows if varlen else max(8, rows // 8)                         # rows of a band
-        self.bands: list[tuple[int, int, int]] = []                              # (first, behind last, width); none: all
+        self.bands: list[tuple[int, int, int]] = []                              # (first, end, width); none: all
         # Zeros, not empty: a masked position still enters the product, and 0 * NaN is NaN. varlen_attn wants the
         # tokens of a row one after the other; the masked attention is faster where those of a head are.
         shape = (rows, width, self.heads, self.dim) if varlen else (rows, self.heads, width, self.dim)
@@ -822,7 +825,8 @@ def generate_rollouts(
                 start(live)
                 live += 1
             bands = [(a, min(live, a + slots.band)) for a in range(0, live, slots.band)]
-            slots.bands = [] if graph else [(a, b, now - min(since[a:b]) + 1) for a, b in bands]  # a graph is of one width
+            if not graph:  # which is of one width
+                slots.bands = [(a, b, now - min(since[a:b]) + 1) for a, b in bands]
             run(live)
             now += 1
             if on_token:
@@ -908,8 +912,8 @@ def sample_within_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if rows == 1:
-            die(f"out of memory while sampling one row of {longest} tokens: lower --cap (or --val_cap), or take --load_4bit "
-                "true or --rollout_weights live")
+            how = "lower --cap (or --val_cap), or take --load_4bit true or --rollout_weights live"
+            die(f"out of memory while sampling one row of {longest} tokens: {how}")
         options.rows = rows // 2
         print(f"out of memory with {rows} rows: sampling again with --rows {options.rows}, from now on", flush=True)
         if (bar := more.get("progress")) is not None:
@@ -955,7 +959,8 @@ def write_text(path: str | Path, text: str, status: int = 2) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        print(f"error: {path} cannot be written ({error.strerror}); what was there before is as it was", file=sys.stderr)
+        message = f"error: {path} cannot be written ({error.strerror}); what was there before is as it was"
+        print(message, file=sys.stderr)
         raise SystemExit(status)
 
 

@@ -467,7 +467,7 @@ def check_options(cfg: Config) -> None:
         note = Path(cfg.init_adapter) / "nanoprune.json"
         before = read_json(note).get("cap") if note.is_file() else None
         if isinstance(before, int) and cfg.cap >= before:
-            die(f"--cap {cfg.cap} is not below {before}, the cap that --init_adapter {cfg.init_adapter} was trained under")
+            die(f"--cap {cfg.cap} is not below {before}, the cap of --init_adapter {cfg.init_adapter}")
     if cfg.reference and not Path(cfg.reference).is_file():
         die(f"--reference {cfg.reference} does not exist (python eval.py writes an eval.json)")
 
@@ -522,7 +522,8 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             f"{cfg.val_cap} that exceeds the model's context of {context}; lower a cap or drop the problem")
     val_longest = max(map(len, encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap)))
     if val_longest + cfg.val_cap > context:
-        die(f"{cfg.val_data}: a prompt of {val_longest} tokens and --val_cap {cfg.val_cap} exceed the context of {context}")
+        sizes = f"a prompt of {val_longest} tokens and --val_cap {cfg.val_cap}"
+        die(f"{cfg.val_data}: {sizes} exceed the context of {context}")
     if not (folder / "config.yaml").is_file():
         write_text(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     sampler = rollout_model(model, cfg, len(prompts[longest]) + cfg.cap)
@@ -533,7 +534,8 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     checkpoint.check_disk(folder, parameters)
 
     def validate(label: str) -> tuple[dict, list[dict]]:
-        setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap, "temperature": cfg.val_temperature, "top_p": cfg.val_top_p}
+        setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap}
+        setting |= {"temperature": cfg.val_temperature, "top_p": cfg.val_top_p}
         more = {"samples": cfg.val_samples, "label": label, "check": check}
         rows = evaluate(sampler, tokenizer, val_problems, cfg, **setting, **more)
         return metrics(rows) | setting | {"seed": cfg.seed, "model": cfg.model, "data": cfg.val_data}, rows
@@ -630,7 +632,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             if step == 1:
                 log(f"before step 1: {ended:.0%} of {len(rollouts)} rollouts end within the cap of {cfg.cap}")
                 if ended < 0.1:
-                    log("warning: under 10 % of the rollouts end within this cap, so hardly any can earn; take a wider cap")
+                    log("warning: under 10 % of the rollouts end within this cap: few can earn; take a wider cap")
 
             # --- 3c. update
             clock = time.time()
@@ -671,9 +673,9 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             right = round(row["correct"] * len(rollouts))
             log(
                 f"step {step:4d}/{cfg.steps} | reward {row['reward']:.2f} | correct {right}/{len(rollouts)} | length "
-                f"{row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | dead groups {dead}/{len(chosen)} | "
-                f"grad {stats['grad']:.2g} | {sample_s:.0f}s sample {update_s:.0f}s update{used} | "
-                f"{left // 3600:.0f}h{left // 60 % 60:02.0f}m left"
+                f"{row['length']:.0f} of {cfg.cap} | over cap {row['over_cap']:.0%} | "
+                f"dead groups {dead}/{len(chosen)} | grad {stats['grad']:.2g} | "
+                f"{sample_s:.0f}s sample {update_s:.0f}s update{used} | {left // 3600:.0f}h{left // 60 % 60:02.0f}m left"
             )
 
             # --- 3e. alarms: read from the table, so that a resumed round sees what an unbroken one does

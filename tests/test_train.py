@@ -695,7 +695,9 @@ def test_a_model_that_brings_code_is_refused_without_running_it(tiny, tmp_path, 
 
 def test_an_adapter_whose_checksums_do_not_agree_is_refused(tiny, adapter, capsys):
     options = Options(model=tiny, load_4bit=False, device="cpu")
-    checkpoint.write_checksums(adapter, ["adapter_config.json", "adapter_model.safetensors"])
+    note = {"base": "tiny", "base_fingerprint": sample.fingerprint(load_policy(options)[0])}
+    (adapter / "nanoprune.json").write_text(json.dumps(note))
+    checkpoint.write_checksums(adapter, ["adapter_config.json", "adapter_model.safetensors", "nanoprune.json"])
     load_policy(options, str(adapter))
     weights = adapter / "adapter_model.safetensors"
     data = bytearray(weights.read_bytes())

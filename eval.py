@@ -558,19 +558,28 @@ def main(cfg: Config) -> None:
     )
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["compare"]:
+def command(arguments: list[str]) -> None:
+    """Runs the sub-command that the arguments name."""
+    if arguments[:1] == ["compare"]:
         import analyse  # imports this file
 
-        analyse.main(sys.argv[1:])
-    elif sys.argv[1:2] == ["report"]:
-        if len(sys.argv) != 3:
+        analyse.main(arguments)
+    elif arguments[:1] == ["report"]:
+        if len(arguments) != 2:
             die("usage: python eval.py report RUN_FOLDER")
-        report(sys.argv[2])
+        report(arguments[1])
     else:
-        arguments, defaults = sys.argv[1:], {}
+        defaults = {}
         if "--like" in arguments:
             at = arguments.index("--like")
             defaults = like(arguments[at + 1] if at + 1 < len(arguments) else "")
             del arguments[at : at + 2]
         main(parse(Config, args=arguments, set_defaults=defaults))
+
+
+if __name__ == "__main__":
+    try:
+        command(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing is kept of an evaluation that has not ended", file=sys.stderr)
+        sys.exit(130)

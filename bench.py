@@ -781,6 +781,9 @@ def draw(table: list[dict], out: str, unit: str) -> None:
         for kind, name in (("sample_s", "sampling"), ("logp_s", "log-probs"), ("backward_s", "backward")):
             panel.plot([r[key] for r in part], [1000 * r[kind] / r["tokens"] for r in part], marker="o", label=name)
         panel.set(xlabel=label, ylabel=f"{unit} ms a token", xscale="log", yscale="log")
+        names = [f"{r[key] / 1e6:.0f}M" if key == "parameters" else r[key] for r in part]
+        panel.set_xticks([r[key] for r in part], names)
+        panel.minorticks_off()
         panel.set_title(f"{part[0]['setting'].split(': ')[1]} to {part[-1]['setting'].split(': ')[1]}", fontsize=9)
         panel.grid(alpha=0.3)
     panels[0].legend()

@@ -38,8 +38,7 @@ import eval as evaluation
 import reward
 from eval import Run, arrange, ballots, bootstrap, cons_at_k, difference, load_run, mean_and_se, metrics, notes, pair
 from eval import pass_at_k, point, powers, quotient_difference, ratio
-from sample import Options, choose_rows, die, float_logits, generate_rollouts, load_policy, parse
-from sample import rollout_model, write_text
+from sample import Options, die, float_logits, load_policy, parse, rollout_model, sample_within_memory, write_text
 
 # --- yours to edit: what ends the thinking in budget forcing, and the prompts that baselines tries
 CUE = "\n</think>\n\n**Final Answer**\n\\boxed{"
@@ -239,13 +238,13 @@ def force(model, tokenizer, run: Run, coded: list, budget: int, cue: str, cfg: C
     asked = tokenizer([run.rows[i]["prompt"] for i in cut], add_special_tokens=False).input_ids if cut else []
     prompts = [ids + coded[i][0][:budget] + cue_ids for i, ids in zip(cut, asked)]
     with tqdm(total=len(cut), desc=f"budget {budget}", unit="answer", leave=False, disable=None) as bar:
-        answers = generate_rollouts(
+        answers = sample_within_memory(
             model,
             tokenizer,
             prompts,
+            cfg,
             cap=cfg.answer_cap,
             temperature=cfg.answer_temperature,
-            rows=choose_rows(model, cfg, max(map(len, prompts), default=0) + cfg.answer_cap),
             seed=cfg.seed,
             progress=bar,
         )

@@ -31,14 +31,13 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from sample import damage, die, out_of_memory, read_json, write_text
+from sample import ADAPTER, damage, die, out_of_memory, read_json, write_text
 
 try:
     import fcntl
 except ImportError:  # Windows: no lock there
     fcntl = None
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 FOR_THE_REPORT = ("eval.json", "samples.md", "nanoprune.json")  # what a checkpoint keeps when it loses its adapter
 
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 import reward
 from sample import (
     INSTRUCTION,
+    LONGEST_LINE,
     Options,
     build_prompt,
     die,
@@ -358,7 +359,6 @@ class Run(NamedTuple):
 
 KINDS = {"id": str, "sample": int, "problem": str, "gold": str, "prompt": str, "response": str, "n_tokens": int}
 KINDS |= {"finished": bool, "correct": bool, "answer": str | None}
-LONGEST = 10_000_000  # bytes of a line
 
 
 def load_run(folder: str) -> Run:
@@ -370,14 +370,14 @@ def load_run(folder: str) -> Run:
         info.setdefault("instruction", INSTRUCTION)  # evaluations from before the option had this one
         path = Path(folder, "rollouts.jsonl")
         with path.open("rb") as file:  # bytes end their lines at \n alone, text at U+2028, too
-            lines = list(iter(lambda: file.readline(LONGEST + 1), b""))
+            lines = list(iter(lambda: file.readline(LONGEST_LINE + 1), b""))
     except OSError as error:
         die(f"{path}: {error.strerror} (python eval.py --out_dir {folder} writes it)")
     except (ValueError, KeyError, TypeError) as error:
         die(f"{path} is not as eval.py writes it ({error!r})")
     problems: dict[str, dict[int, dict]] = {}
     for number, line in enumerate(lines, start=1):
-        if len(line) > LONGEST:
+        if len(line) > LONGEST_LINE:
             die(f"{path} line {number} is longer than 10 MB: no rollout is")
         try:
             row = json.loads(line)

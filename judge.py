@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from analyse import make, read_sides, show_behaviours
 from eval import Run, bootstrap, notes, quotient_difference
-from sample import Options, choose_rows, die, generate_rollouts, load_policy, parse, rollout_model
+from sample import Options, die, load_policy, parse, rollout_model, sample_within_memory
 
 # --- yours to edit: the phases, and what the judge is told
 PHASES = {
@@ -153,11 +153,10 @@ def make_judge(cfg: Config) -> Callable[[list[str], int], list[tuple[str | None,
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
         texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        rows = choose_rows(model, cfg, max(map(len, ids)) + cfg.reply_tokens)
         # The second attempt is sampled: a greedy one would say the same again.
-        options = {"cap": cfg.reply_tokens, "temperature": 0.7 * attempt, "rows": rows, "seed": cfg.seed}
+        options = {"cap": cfg.reply_tokens, "temperature": 0.7 * attempt, "seed": cfg.seed}
         try:
-            return [(rollout.text, "") for rollout in generate_rollouts(model, tokenizer, ids, **options)]
+            return [(rollout.text, "") for rollout in sample_within_memory(model, tokenizer, ids, cfg, **options)]
         except ValueError as error:
             die(f"--model {cfg.model}: {error}")
 

@@ -897,10 +897,10 @@ def sample_within_memory(
 
     Exits with status 2 and the options to lower where memory runs out on a single row.
     """
-    longest = tokens_per_row or max(map(len, prompts)) + (max(cap) if isinstance(cap, Sequence) else cap)
+    longest = tokens_per_row or max(map(len, prompts), default=0) + (max(cap) if isinstance(cap, Sequence) else cap)
     was_training = model.training
     while True:
-        rows = min(choose_rows(model, options, longest), len(prompts) * samples)
+        rows = max(1, min(choose_rows(model, options, longest), len(prompts) * samples))
         try:
             return generate_rollouts(model, tokenizer, prompts, samples, cap=cap, rows=rows, **more)
         except Exception as error:
@@ -1013,15 +1013,15 @@ def main(cfg: Config) -> None:
     stream = show if cfg.problem and cfg.samples == 1 else None
     with tqdm(total=len(prompts) * cfg.samples, unit="rollout", disable=stream is not None) as bar:
         try:
-            rollouts = generate_rollouts(
+            rollouts = sample_within_memory(
                 model,
                 tokenizer,
                 prompts,
+                cfg,
                 cfg.samples,
                 cap=cfg.cap,
                 temperature=cfg.temperature,
                 top_p=cfg.top_p,
-                rows=choose_rows(model, cfg, max(map(len, prompts)) + cfg.cap),
                 seed=cfg.seed,
                 progress=bar,
                 on_token=stream,

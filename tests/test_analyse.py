@@ -289,11 +289,11 @@ def test_forcing_cuts_what_still_thinks_and_leaves_the_rest(policy, monkeypatch)
     run = arrange("x", {}, [[row] for row in rows])
     asked = {}
 
-    def answer(model, tokenizer, prompts, **options):
+    def answer(model, tokenizer, prompts, cfg, **options):
         asked.update(options, prompts=prompts)
         return [Rollout([], [1, 2, 3], torch.zeros(3), False, text) for text in ("7} and on", "9}")]
 
-    monkeypatch.setattr(analyse, "generate_rollouts", answer)
+    monkeypatch.setattr(analyse, "sample_within_memory", answer)
     coded = [analyse.split_ids(tokenizer, row["response"]) for row in rows]
     cue = "\n</think>\nIt is \\boxed{"
     forced, said = analyse.force(model, tokenizer, run, coded, 25, cue, Config(answer_cap=3))

@@ -590,6 +590,52 @@ def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, 
     return cache.attend(layer, query, scaling), None
 
 
+def rms_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+
+
+def can_unroll(model) -> bool:
+    """Whether `decode_layers` computes this model: Qwen2 and Llama, unless their RoPE changes with the length."""
+    norms = {p.dtype for name, p in model.named_parameters() if "norm" in name}
+    known = model.config.model_type in ("qwen2", "llama") and norms == {model.dtype}
+    return known and model.get_decoder().rotary_emb.rope_type in ("default", "linear", "llama3", "yarn")
+
+
+def rope_table(decoder, width: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of RoPE for positions 0..width-1, (width, dim) each; the sines with rotate_half's signs."""
+    cos, sin = decoder.rotary_emb(like, torch.arange(width, device=like.device)[None])
+    sin[..., : sin.shape[-1] // 2] *= -1
+    return cos[0], sin[0]
+
+
+def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]):
+    """One token a row through a Qwen2 or Llama decoder: what its own forward computes, in a third of the calls.
+
+    While one token is decoded, starting operations costs as much as running them, on a small model and on CUDA.
+
+    Args:
+        token: (n,) input ids.
+        rope: Of `rope_table`.
+
+    Returns:
+        (n, H) states before the head.
+    """
+    position, split = slots.length[: len(token)], decoder.config.num_attention_heads
+    cos, sin = (table[position, None] for table in rope)                         # (n, 1, dim)
+    hidden = decoder.embed_tokens(token)                                         # (n, H)
+    for i, layer in enumerate(decoder.layers):
+        attention, x = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
+        both = torch.cat([attention.q_proj(x), attention.k_proj(x)], 1)          # query and key turn together
+        both = both.view(len(token), -1, slots.dim)                              # (n, heads + KV heads, dim)
+        both = both * cos + both.roll(slots.dim // 2, -1) * sin
+        value = attention.v_proj(x).view(len(token), -1, 1, slots.dim)
+        slots.update(both[:, split:, None], value, i)
+        x = slots.attend(i, both[:, :split, None], attention.scaling)            # (n, 1, heads, dim)
+        hidden = hidden + attention.o_proj(x.flatten(1))
+        hidden = hidden + layer.mlp(rms_norm(layer.post_attention_layernorm, hidden))
+    return rms_norm(decoder.norm, hidden)
+
+
 def can_varlen(model) -> bool:
     """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
     c, device = model.config, model.device
@@ -756,6 +802,7 @@ def generate_rollouts(
     model.eval()  # gradient checkpointing, which is on in training mode, would drop the cache
     decoder, head, device = model.get_decoder(), model.get_output_embeddings(), model.device
     slots = SlotCache(model, rows, max(len(p) for p in prompts) + longest, varlen=can_varlen(model))
+    rope = rope_table(decoder, slots.width, slots.keys[0]) if can_unroll(model) else None
     ends = torch.tensor(sorted(set(end_ids)), device=device)
     zeros = torch.zeros(rows, dtype=torch.long, device=device)
     cap_of, count, token, alive = zeros.clone(), zeros.clone(), zeros.clone(), zeros.clone()
@@ -771,14 +818,17 @@ def generate_rollouts(
     def step(n: int) -> None:
         """One token for the first n rows. Touches no row that is not alive: `graphed` rounds n up."""
         slots.open(n)
-        hidden = decoder(
-            input_ids=token[:n, None],
-            attention_mask=slots.mask[:n, :, :, :1],  # unread by slot_attention; four dimensions make no other one
-            position_ids=slots.length[:n, None],
-            past_key_values=slots,
-            use_cache=True,
-        ).last_hidden_state                                                      # (n, 1, H)
-        logits = float_logits(head, hidden[:, 0])                                # (n, V)
+        if rope:
+            hidden = decode_layers(decoder, slots, token[:n], rope)              # (n, H)
+        else:
+            hidden = decoder(
+                input_ids=token[:n, None],
+                attention_mask=slots.mask[:n, :, :, :1],  # unread by slot_attention; four dimensions make no other one
+                position_ids=slots.length[:n, None],
+                past_key_values=slots,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
+        logits = float_logits(head, hidden)                                      # (n, V)
         at = (slots.index[:n], count[:n])
         token[:n], out_logp[at] = pick_token(logits, uniform[at][:, None], temperature, top_p)
         out_ids[at] = token[:n]

@@ -556,14 +556,17 @@ def short_of_memory(note: Path, decode=None, forward=None, backward=None) -> Non
     """For `prepare`: raises torch.OutOfMemoryError where a case says so, and writes a byte to `note` each time.
 
     Args:
-        decode: f(call number, rows) -> bool, asked at each one-token forward of the sampler.
+        decode: f(call number, rows) -> bool, asked at each token of the sampler.
         forward: f(call number, padded tokens), at each forward of the update.
         backward: f(call number), at each backward, after it has added its gradients.
     """
     import torch
     from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
+    import sample
+
     calls, true_forward, true_backward = Counter(), Qwen2Model.forward, torch.Tensor.backward
+    true_open = sample.SlotCache.open
 
     def fail(kind: str, happens, *figures) -> None:
         calls[kind] += 1
@@ -575,15 +578,18 @@ def short_of_memory(note: Path, decode=None, forward=None, backward=None) -> Non
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         if not kwargs.get("use_cache", True):
             fail("forward", forward, ids.numel())
-        elif ids.shape[1] == 1:
-            fail("decode", decode, ids.shape[0])
         return true_forward(self, *args, **kwargs)
+
+    def open_slots(self, n: int) -> None:
+        fail("decode", decode, n)
+        true_open(self, n)
 
     def tensor_backward(self, *args, **kwargs):
         true_backward(self, *args, **kwargs)
         fail("backward", backward)
 
     Qwen2Model.forward, torch.Tensor.backward = model_forward, tensor_backward
+    sample.SlotCache.open = open_slots
 
 
 # What is injected. Fewer rows or smaller micro-batches add up the same float32 numbers in another order, in the sampler's
@@ -618,7 +624,7 @@ def oom(work: Path, setting: dict, cfg: Config) -> Result:
         times = note.stat().st_size if note.exists() else 0
         seen += times
         if not times:
-            failures.append(f"{name}: nothing was injected (does the loop still call the decoder's forward?)")
+            failures.append(f"{name}: nothing was injected (does the loop still call SlotCache.open, the update Qwen2Model.forward?)")
             continue
         wrong = wrong_exit(run, (0,))
         if not wrong:

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.attention.varlen
+import transformers
 
 import sample
 from sample import Options, generate_rollouts, load_policy, load_problems, merged_copy, pick_token, refresh_copy
@@ -97,6 +98,40 @@ def test_every_way_to_decode_gives_the_same_answers(model, prompts, monkeypatch,
         )
         assert [r.ids for r in got] == [r.ids for r in want[0]]
         assert all(torch.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(got, want[0]))
+
+
+def random_model(kind: str, **more):
+    """A small decoder of another family, its next token not a coin toss."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+    config = transformers.AutoConfig.for_model(kind, num_key_value_heads=2, max_position_embeddings=512, **sizes, **more)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for p in model.parameters():
+        p.data.mul_(5 if p.dim() > 1 else 1)
+    return model
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
+
+@pytest.mark.parametrize("kind, more", [("qwen2", {}), ("llama", {}), ("llama", {"rope_parameters": YARN})])
+def test_the_unrolled_layers_are_the_models_own_forward(model, prompts, monkeypatch, kind, more):
+    other, (_, tokenizer) = random_model(kind, **more), model
+    assert sample.can_unroll(other)
+    unrolled = generate_rollouts(other, tokenizer, prompts, 4, cap=30, rows=9, end_ids=[7])
+    monkeypatch.setattr(sample, "can_unroll", lambda model: False)
+    whole = generate_rollouts(other, tokenizer, prompts, 4, cap=30, rows=9, end_ids=[7])
+    assert [r.ids for r in unrolled] == [r.ids for r in whole]
+    assert all(torch.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(unrolled, whole))
+
+
+@pytest.mark.parametrize("kind, more", [("qwen3", {"head_dim": 16}), ("llama", {"rope_parameters": DYNAMIC})])
+def test_layers_of_another_kind_are_not_unrolled(model, prompts, kind, more):
+    other, (_, tokenizer) = random_model(kind, **more), model
+    assert not sample.can_unroll(other)
+    for rollout in generate_rollouts(other, tokenizer, prompts, 2, cap=30, rows=4, end_ids=[7]):
+        assert (rollout.logp - plain_logp(other, rollout)).abs().max() < 1e-5
 
 
 def test_rows_that_ended_are_not_read_or_written(model, prompts, monkeypatch):

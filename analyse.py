@@ -38,7 +38,8 @@ import eval as evaluation
 import reward
 from eval import Run, arrange, ballots, bootstrap, cons_at_k, difference, load_run, mean_and_se, metrics, notes, pair
 from eval import pass_at_k, point, powers, quotient_difference, ratio
-from sample import Options, die, float_logits, load_policy, parse, rollout_model, sample_within_memory, write_text
+from policy import Options, die, load_policy, rollout_model
+from sample import float_logits, parse, sample_within_memory, write_text
 
 # --- yours to edit: what ends the thinking in budget forcing, and the prompts that baselines tries
 CUE = "\n</think>\n\n**Final Answer**\n\\boxed{"

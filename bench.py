@@ -37,9 +37,9 @@ import torch
 
 import memory as planner
 import reward as grader
-import sample
 import train_prune
-from sample import die, generate_rollouts
+from policy import choose_rows, die, load_policy, memory_plan, Options, pick_device, refresh_copy, rollout_model
+from sample import generate_rollouts, parse
 
 # name: vocabulary, hidden, intermediate, layers, heads, KV heads, whether the head is the embedding
 SHAPES = {
@@ -123,7 +123,7 @@ def alone(*words: str) -> dict:
 
 def device_of(name: str, limit_gb: float) -> torch.device:
     """The device, with torch held to `limit_gb` of it where that is above 0."""
-    device = sample.pick_device(name)
+    device = pick_device(name)
     if limit_gb:
         if limit_gb < 0 or device.type != "cuda":
             die(f"--limit_gb {limit_gb} needs --device cuda and a number above 0")
@@ -355,7 +355,7 @@ def race(size: str, requests: int, rows: int, cap: int, device: torch.device, re
     }
     runs = {name: run for name, run in runs.items() if only in ("", name.split()[0]) and (card or name != "ours eager")}
     if card:  # ours takes what the plan allows; the others start there, and halve their rows where they run out
-        rows = sample.choose_rows(model, sample.Options(load_4bit=False, rows=rows), max(map(len, prompts)) + cap)
+        rows = choose_rows(model, Options(load_4bit=False, rows=rows), max(map(len, prompts)) + cap)
         bandwidth = copy_bandwidth(device)
         bound = roofline_seconds(model.config, model.dtype.itemsize, prompts, lengths, rows, bandwidth)
     seconds, peak, refused, rows_of = {name: [] for name in runs}, {}, {}, dict.fromkeys(runs, rows)
@@ -413,8 +413,8 @@ def largest_rows(size: str, cap: int, device: torch.device) -> dict:
     """The most rows that really fit at this cap, against the plan: a long prompt and a few tokens fill every row."""
     model = random_model(size, device)
     tokens, tokenizer = cap + planner.PROMPT, word_tokenizer(model.config.vocab_size)
-    options = sample.Options(load_4bit=False, rows=100_000)
-    start, planned = torch.cuda.memory_allocated(device), sample.memory_plan(model, options, tokens)
+    options = Options(load_4bit=False, rows=100_000)
+    start, planned = torch.cuda.memory_allocated(device), memory_plan(model, options, tokens)
     peaks = {}
 
     def fits(rows: int) -> bool:
@@ -572,7 +572,7 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    policy, _ = sample.load_policy(cfg)
+    policy, _ = load_policy(cfg)
     tokenizer = word_tokenizer(policy.config.vocab_size)  # read back from disk, it would be taken for Qwen's own kind
     lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(policy, lora)
@@ -580,10 +580,10 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.train()
     tokens = max(map(len, prompts)) + cfg.cap
-    sampler = sample.rollout_model(policy, cfg, tokens)
+    sampler = rollout_model(policy, cfg, tokens)
     merged = sampler is not policy.get_base_model()
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=cfg.lr, weight_decay=0.0)
-    planned = sample.memory_plan(policy.get_base_model(), cfg, tokens) if device.type == "cuda" else None
+    planned = memory_plan(policy.get_base_model(), cfg, tokens) if device.type == "cuda" else None
     if planned:
         print(planned.line())
         torch.cuda.reset_peak_memory_stats(device)
@@ -601,8 +601,8 @@ def our_side(cfg, prompts: list[list[int]], lengths: list[int], half: bool, devi
         nonlocal logp_s
         logp_s, start = 0.0, clock(device)
         if merged:
-            sample.refresh_copy(sampler, policy)
-        rows = sample.choose_rows(sampler, cfg, tokens)
+            refresh_copy(sampler, policy)
+        rows = choose_rows(sampler, cfg, tokens)
         made = generate_rollouts(sampler, tokenizer, prompts, cfg.group, cap=lengths, rows=rows, end_ids=[-1])
         sampled, most = clock(device), peak_bytes(device) if planned else 0
         rewards = torch.tensor(fixed_rewards(len(lengths), cfg.group, half)).view(-1, cfg.group)
@@ -646,7 +646,7 @@ def trl_steps(cfg, prompts, lengths: list[int], half: bool, repeats: int, times:
     transformers.utils.logging.set_verbosity_error()
     from trl import GRPOConfig, GRPOTrainer
 
-    model, _ = sample.load_policy(cfg)
+    model, _ = load_policy(cfg)
     model.train()
     tokenizer = word_tokenizer(model.config.vocab_size)
     n, device = len(lengths), torch.device("cpu")
@@ -892,6 +892,6 @@ def reward(data: str = "../shared/data", quick: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    done = sample.parse({"rollouts": rollouts, "step": step, "scale": scale, "memory": Memory, "reward": reward})
+    done = parse({"rollouts": rollouts, "step": step, "scale": scale, "memory": Memory, "reward": reward})
     if isinstance(done, Memory):
         memory(done)

@@ -31,7 +31,8 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from sample import ADAPTER, damage, die, out_of_memory, read_json, write_text
+from policy import ADAPTER, damage, die, out_of_memory, read_json
+from sample import write_text
 
 try:
     import fcntl

@@ -29,18 +29,14 @@ import yaml
 from tqdm import tqdm
 
 import reward
+from policy import Options, die, load_policy, read_json, rollout_model
 from sample import (
     INSTRUCTION,
     LONGEST_LINE,
-    Options,
     build_prompt,
-    die,
     encode_prompts,
-    load_policy,
     load_problems,
     parse,
-    read_json,
-    rollout_model,
     rollout_row,
     sample_within_memory,
     write_jsonl,
@@ -294,7 +290,7 @@ def evaluate(
     """Graded rollout rows (DESIGN: rollout files) of `samples` answers to each problem. Used by training, too.
 
     Args:
-        model: Decoder to sample from (`sample.rollout_model`).
+        model: Decoder to sample from (`policy.rollout_model`).
         problems: Rows with `id`, `problem`, `answer`.
         options: `rows`, `seed` and `thinking` are read; `rows` is lowered where memory runs out.
         instruction: What the prompt asks for after the problem's text.

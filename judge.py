@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from analyse import make, read_sides, show_behaviours
 from eval import Run, bootstrap, notes, quotient_difference
-from sample import Options, die, load_policy, parse, rollout_model, sample_within_memory
+from policy import Options, die, load_policy, rollout_model
+from sample import parse, sample_within_memory
 
 # --- yours to edit: the phases, and what the judge is told
 PHASES = {

@@ -4,7 +4,7 @@
 
 For the whole run: the base, the 16-bit copy to decode from, the LoRA with gradient and AdamW. In turns, so that only
 the larger counts: sampling (a KV cache a row) and the update (one micro-batch's activations). The rows are what fits.
-`sample.rollout_model` and `sample.choose_rows` follow it. GB are 1e9 bytes.
+`policy.rollout_model` and `policy.choose_rows` follow it. GB are 1e9 bytes.
 """
 
 import copy
@@ -112,7 +112,7 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0) -> P
 
     Args:
         config: Of a `transformers` decoder.
-        options: `sample.Options`; where it has `lora_r` (train_prune.Config), the update is planned, too.
+        options: `policy.Options`; where it has `lora_r` (train_prune.Config), the update is planned, too.
         free_bytes: What torch may allocate on this card before the model is loaded.
         tokens: Longest prompt plus cap; by default the options' cap and 512.
         taken: Bytes already allocated: sampling gets what is left, even where the plan expected less.

@@ -41,23 +41,18 @@ import checkpoint
 import families
 import reward
 from eval import evaluate, metrics
-from sample import (
+from policy import (
     Options,
-    Rollout,
     die,
-    encode_prompts,
     fingerprint,
-    float_logits,
     load_policy,
-    load_problems,
+    memory_plan,
     out_of_memory,
-    parse,
     read_json,
     refresh_copy,
     rollout_model,
-    sample_within_memory,
-    write_text,
 )
+from sample import Rollout, encode_prompts, float_logits, load_problems, parse, sample_within_memory, write_text
 
 
 @dataclass

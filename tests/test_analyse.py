@@ -18,7 +18,8 @@ import analyse
 import eval as evaluation
 from analyse import Config
 from eval import arrange, bootstrap, cons_at_k, load_run, pair, pass_at_k
-from sample import Rollout, load_policy
+from policy import load_policy
+from sample import Rollout
 from standin import make_r1_standin
 
 

@@ -145,7 +145,7 @@ def test_the_largest_rows_are_found_beside_the_plan(monkeypatch):
 
     monkeypatch.setattr(bench, "generate_rollouts", decode)
     monkeypatch.setattr(bench, "peak_bytes", lambda device: 1_000_000)
-    monkeypatch.setattr(bench.sample, "free_bytes", lambda device: 10**8)
+    monkeypatch.setattr("policy.free_bytes", lambda device: 10**8)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     row = bench.largest_rows("tiny", 24, CPU)

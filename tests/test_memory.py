@@ -11,6 +11,7 @@ import memory
 import sample
 import train_prune
 from bench import shape_config
+from policy import choose_rows, memory_plan, merged_copy, rollout_model
 from standin import make_r1_standin, make_tiny, with_lora
 
 GB = 1_000_000_000
@@ -118,7 +119,7 @@ def test_base_and_copy_are_the_bytes_of_a_real_nf4_model(tmp_path, make):
     for p in tensors.values():
         if getattr(p, "quant_state", None) is not None:
             real += sum(t.numel() * t.element_size() for t in (p.quant_state.absmax, p.quant_state.code))
-    copied = {p.data_ptr(): p for p in sample.merged_copy(policy).parameters() if p.data_ptr() not in tensors}
+    copied = {p.data_ptr(): p for p in merged_copy(policy).parameters() if p.data_ptr() not in tensors}
     planned = memory.plan(base.config, options(dtype="float32", rollout_weights="merged"), GB)
     assert (planned.base, planned.copy) == (real, sum(p.numel() * p.element_size() for p in copied.values()))
 
@@ -250,7 +251,7 @@ def test_a_model_too_large_for_the_card_is_said_to_be():
 def card(monkeypatch):
     """Pretends a card of so many GB; nothing is allocated on it."""
     def pretend(gb: float, taken: int = 0):
-        monkeypatch.setattr(sample, "free_bytes", lambda device: int(gb * GB))
+        monkeypatch.setattr("policy.free_bytes", lambda device: int(gb * GB))
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken)
     return pretend
 
@@ -262,30 +263,30 @@ def fake_policy(config, modules=()):
 def test_the_rows_decoded_are_the_rows_planned(r1, card):
     card(24)
     cfg = options(cap=4000)
-    assert sample.choose_rows(fake_policy(r1), cfg, 4300) == sample.memory_plan(fake_policy(r1), cfg, 4300).rows > 16
+    assert choose_rows(fake_policy(r1), cfg, 4300) == memory_plan(fake_policy(r1), cfg, 4300).rows > 16
 
 
 def test_rows_are_counted_for_the_weights_that_the_model_really_has(r1, card):
     """A round planned with live weights keeps them in a validation whose plan might say otherwise."""
     card(24)
     live = fake_policy(r1, [SimpleNamespace(base_layer=None)])
-    planned = sample.memory_plan(live, options(cap=4000, rollout_weights="live"), 4300)
-    assert sample.choose_rows(live, options(cap=4000), 4300) == planned.rows
+    planned = memory_plan(live, options(cap=4000, rollout_weights="live"), 4300)
+    assert choose_rows(live, options(cap=4000), 4300) == planned.rows
 
 
 def test_there_is_always_one_row(r1, card):
     card(1)
-    assert sample.choose_rows(fake_policy(r1), options(cap=4000), 4300) == 1
+    assert choose_rows(fake_policy(r1), options(cap=4000), 4300) == 1
 
 
 @pytest.mark.parametrize("gb, merged", [(8, False), (24, True)])
 def test_the_copy_is_made_where_the_plan_has_one(r1, card, monkeypatch, gb, merged):
     card(gb)
-    monkeypatch.setattr(sample, "merged_copy", lambda policy: "the copy")
+    monkeypatch.setattr("policy.merged_copy", lambda policy: "the copy")
     policy = fake_policy(r1)
-    assert sample.rollout_model(policy, options(cap=4000), 4300) == ("the copy" if merged else policy)
+    assert rollout_model(policy, options(cap=4000), 4300) == ("the copy" if merged else policy)
 
 
 def test_a_cpu_decodes_as_many_rows_as_asked_for(r1):
     model = SimpleNamespace(device=torch.device("cpu"), config=r1)
-    assert [sample.choose_rows(model, options(rows=r), 10**6) for r in (0, 7)] == [256, 7]
+    assert [choose_rows(model, options(rows=r), 10**6) for r in (0, 7)] == [256, 7]

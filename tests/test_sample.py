@@ -8,8 +8,19 @@ import torch
 import torch.nn.attention.varlen
 import transformers
 
+import policy
 import sample
-from sample import Options, generate_rollouts, load_policy, load_problems, merged_copy, pick_token, refresh_copy
+from policy import (
+    fingerprint,
+    full_weight,
+    load_policy,
+    load_tokenizer,
+    merged_copy,
+    Options,
+    pick_device,
+    refresh_copy,
+)
+from sample import generate_rollouts, load_problems, pick_token
 from standin import make_r1_standin, make_tiny, with_lora
 
 
@@ -47,7 +58,7 @@ def plain_logp(model, rollout, temperature=1.0):
 
 
 def test_doctests():
-    assert doctest.testmod(sample).failed == 0
+    assert doctest.testmod(sample).failed == doctest.testmod(policy).failed == 0
 
 
 def test_greedy_rollouts_are_those_of_generate(model, prompts):
@@ -258,21 +269,21 @@ def test_eval_mode_never_repacks_the_4bit_weights(r1):
     """bitsandbytes on AVX512-BF16 CPUs would: `dequantize_4bit` then silently returns garbage."""
     policy, _ = with_lora(r1)
     layer = policy.get_base_model().model.layers[0].mlp.up_proj
-    before = sample.full_weight(layer)
+    before = full_weight(layer)
     with torch.no_grad():
         policy.eval()(input_ids=torch.tensor([[1, 2, 3]]))
-    assert torch.equal(sample.full_weight(layer), before)
+    assert torch.equal(full_weight(layer), before)
 
 
 def test_fingerprint_is_the_same_in_4_and_32_bits_and_tells_models_apart(r1, tiny):
-    prints = [sample.fingerprint(load_policy(Options(model=m, load_4bit=b))[0]) for m, b in ((r1, True), (r1, False), (tiny, True))]
+    prints = [fingerprint(load_policy(Options(model=m, load_4bit=b))[0]) for m, b in ((r1, True), (r1, False), (tiny, True))]
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_adapter_of_another_base_is_refused(r1, tiny, tmp_path, capsys):
     policy, _ = with_lora(r1)
     policy.save_pretrained(tmp_path)
-    (tmp_path / "nanoprune.json").write_text(json.dumps({"base": "r1", "base_fingerprint": sample.fingerprint(policy)}))
+    (tmp_path / "nanoprune.json").write_text(json.dumps({"base": "r1", "base_fingerprint": fingerprint(policy)}))
     load_policy(Options(model=r1), str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         load_policy(Options(model=tiny), str(tmp_path))
@@ -284,21 +295,21 @@ def test_adapter_of_another_base_is_refused(r1, tiny, tmp_path, capsys):
 
 
 def test_prompt_names_the_cap_and_the_template_opens_the_thinking(r1, tiny):
-    text = sample.build_prompt(sample.load_tokenizer(r1), "What is 3^5?", 1234)
+    text = sample.build_prompt(load_tokenizer(r1), "What is 3^5?", 1234)
     assert "within 1234 tokens" in text and "What is 3^5?" in text and "\\boxed{}" in text and text.endswith("<think>\n")
     assert text.count("<｜begin▁of▁sentence｜>") == 1
-    ids = sample.encode_prompts(sample.load_tokenizer(r1), ["x"], 9)[0]
-    assert ids.count(sample.load_tokenizer(r1).bos_token_id) == 1
-    assert "<think>\n" not in sample.build_prompt(sample.load_tokenizer(tiny), "x", 9)[-10:]
+    ids = sample.encode_prompts(load_tokenizer(r1), ["x"], 9)[0]
+    assert ids.count(load_tokenizer(r1).bos_token_id) == 1
+    assert "<think>\n" not in sample.build_prompt(load_tokenizer(tiny), "x", 9)[-10:]
 
 
 def test_tokenizer_without_template_or_end_token_is_refused(tiny, tmp_path, capsys):
     for missing, word in (("chat_template", "chat template"), ("eos_token", "end token")):
-        tokenizer = sample.load_tokenizer(tiny)
+        tokenizer = load_tokenizer(tiny)
         setattr(tokenizer, missing, None)
         tokenizer.save_pretrained(tmp_path / missing)
         with pytest.raises(SystemExit):
-            sample.load_tokenizer(str(tmp_path / missing))
+            load_tokenizer(str(tmp_path / missing))
         assert word in capsys.readouterr().err
 
 
@@ -356,7 +367,7 @@ def test_missing_model_adapter_and_device_are_named(r1, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_where_there_is_none_is_one_clear_line(capsys):
     with pytest.raises(SystemExit):
-        sample.pick_device("cuda")
+        pick_device("cuda")
     assert "no CUDA device" in capsys.readouterr().err
 
 

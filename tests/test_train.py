@@ -17,7 +17,8 @@ import yaml
 import checkpoint
 import sample
 import train_prune
-from sample import Options, Rollout, generate_rollouts, load_policy, load_problems, sample_within_memory
+from policy import fingerprint, load_policy, Options
+from sample import Rollout, generate_rollouts, load_problems, sample_within_memory
 from standin import make_r1_standin, make_tiny, with_lora
 from train_prune import Config, advantages, batch_of, make_reward, micro_batches, policy_loss, select, token_logp, update_policy
 
@@ -695,7 +696,7 @@ def test_a_model_that_brings_code_is_refused_without_running_it(tiny, tmp_path, 
 
 def test_an_adapter_whose_checksums_do_not_agree_is_refused(tiny, adapter, capsys):
     options = Options(model=tiny, load_4bit=False, device="cpu")
-    note = {"base": "tiny", "base_fingerprint": sample.fingerprint(load_policy(options)[0])}
+    note = {"base": "tiny", "base_fingerprint": fingerprint(load_policy(options)[0])}
     (adapter / "nanoprune.json").write_text(json.dumps(note))
     checkpoint.write_checksums(adapter, ["adapter_config.json", "adapter_model.safetensors", "nanoprune.json"])
     load_policy(options, str(adapter))

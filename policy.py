@@ -1,0 +1,346 @@
+"""The policy: a 4-bit base with a LoRA, loaded with care, and the weights and rows that its rollouts take.
+
+Nothing that is read here can run code. Nothing is ever merged into the 4-bit base: rollouts come from a merged copy
+beside it where that fits, else through the 4-bit layers with the LoRA live; `memory.plan` decides on CUDA.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import torch
+
+import memory
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
+warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
+
+
+@dataclass
+class Options:
+    """Options of every script that loads a model."""
+
+    model: str = "out/toy_base"
+    """Base model: a folder, or a hub id such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B."""
+    load_4bit: bool = True
+    """Keep the base in 4 bits (NF4, bitsandbytes); false loads it in `dtype`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of compute and of the rollout weights; auto: bfloat16 on CUDA, float32 on a CPU."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
+    rollout_weights: Literal["auto", "merged", "live"] = "auto"
+    """merged: decode from a copy with the LoRA folded in (faster); live: through the 4-bit layers (smaller)."""
+    rows: int = 0
+    """Most rollouts decoded at the same time, fewer where memory is short; 0 means 256."""
+    thinking: bool = True
+    """The answer counts only after </think>; false for models that do not think aloud."""
+    problem_key: str = "problem"
+    """Column that holds the problem's text."""
+    answer_key: str = "answer"
+    """Column that holds the right answer."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+def die(message: str) -> NoReturn:
+    """Stops with one line on stderr and exit status 2: for the user's mistakes, never for the model's text."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+# ---------------------------------------------------------------------------------------- loading
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, or a torch device name; exits with status 2 for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        die(f"--device {name} is no device; use auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
+    return device
+
+
+def load_tokenizer(path: str):
+    """The model's tokenizer; exits with status 2 where it has no chat template or no end token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        die(f"--model {path}: no tokenizer to be had ({str(error).splitlines()[0]})")
+    if not tokenizer.chat_template:
+        die(f"--model {path}: its tokenizer has no chat template; take the chat or distilled version of the model")
+    if tokenizer.eos_token_id is None:
+        die(f"--model {path}: its tokenizer has no end token, so no rollout could ever finish")
+    return tokenizer
+
+
+def load_policy(options: Options, adapter: str = "", trainable: bool = False, reference: str = ""):
+    """Returns (model, tokenizer): the base on one device, NF4 or not, with the adapter on it if one is named.
+
+    Args:
+        adapter: PEFT folder; empty for the bare base.
+        trainable: Whether the adapter takes gradients.
+        reference: PEFT folder of a second, frozen adapter, loaded under the name "reference"; empty for none.
+
+    Nothing that it reads can run code: no remote code, weights from safetensors only.
+
+    Exits with status 2, naming folder or file, for a missing or damaged model or adapter, for an adapter that is a
+    pickle, whose checksums do not agree, or that was trained on another base.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(options.device)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    for path in {adapter, reference} - {""}:
+        check_adapter(path)
+    if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
+        die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
+    for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
+        read_json(path)  # transformers' own messages do not always name the file
+    try:
+        tokenizer = load_tokenizer(options.model)
+        tokenizer.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}])
+    except Exception as error:  # tokenizers and jinja raise many kinds
+        die(f"--model {options.model}: its tokenizer or chat template is damaged ({first_line(error)})")
+    quantization = None
+    if options.load_4bit:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            options.model,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a damaged config.json or model.safetensors raises many kinds
+        die(f"--model {options.model}: config.json or model.safetensors cannot be loaded: {first_line(error)}")
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    # Without a look at the report, weights that the files lack would be random numbers, with a warning.
+    if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
+        die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")
+    for module in model.modules():
+        # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
+        # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    model.requires_grad_(False)
+    if adapter:
+        from peft import PeftModel
+
+        check_base(adapter, model, options.model)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+                if reference:
+                    model.load_adapter(reference, "reference", is_trainable=False)
+        except Exception as error:  # a damaged adapter raises many kinds
+            both = f"{adapter} (or {reference})" if reference else adapter
+            die(f"adapter {both} does not fit --model {options.model}, or is damaged: {first_line(error)}")
+    return model, tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file; exits with status 2, naming the file, where there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        die(f"{path} cannot be read ({error.strerror})")
+    except (ValueError, RecursionError) as error:
+        die(f"{path} is damaged: {first_line(error)}")
+    if not isinstance(found, dict):
+        die(f"{path} is damaged: no JSON object")
+    return found
+
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
+
+
+def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
+    """What is wrong with a folder that has a checksums.json ({file: sha256}), in words; empty where all agree.
+
+    Args:
+        only: Check these files, each of which must be listed; all that are listed where it is empty.
+    """
+    try:
+        sums = json.loads(Path(folder, "checksums.json").read_bytes())
+        for name in only or sums:
+            with open(Path(folder, name), "rb") as f:
+                if hashlib.file_digest(f, "sha256").hexdigest() != sums.get(name):
+                    return f"{name} does not agree with checksums.json"
+    except OSError as error:
+        return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
+    except (ValueError, AttributeError, RecursionError):
+        return "checksums.json is no JSON object"
+    return ""
+
+
+def check_adapter(adapter: str) -> None:
+    """Exits with status 2 for an adapter folder that is missing, incomplete, a pickle or damaged."""
+    if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
+    if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only=ADAPTER)):
+        die(f"adapter {adapter} is damaged: {wrong}")
+    if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
+        die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
+    read_json(os.path.join(adapter, "adapter_config.json"))
+
+
+def fingerprint(model) -> str:
+    """Sixteen hex digits that tell one base model's weights from another's, the same in 4, 16 and 32 bits.
+
+    Hashes a slice of the embedding and every norm, which quantisation leaves alone, rounded to bfloat16.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parts = [base.get_input_embeddings().weight[:256]]
+    parts += [p for name, p in base.named_parameters() if name.endswith("norm.weight")]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_base(adapter: str, model, name: str) -> None:
+    """Exits with status 2 where nanoprune.json beside the adapter names another base (other makers' have none)."""
+    path = os.path.join(adapter, "nanoprune.json")
+    if os.path.isfile(path):
+        made = read_json(path)
+        if made.get("base_fingerprint") != fingerprint(model):
+            trained_on = made.get("base")
+            die(f"adapter {adapter} was trained on {trained_on}, whose weights are not those of --model {name}: {path}")
+
+
+# ---------------------------------------------------------------------------------------- rollout weights
+
+
+def full_weight(layer: torch.nn.Module) -> torch.Tensor:
+    """(out, in) weight of a linear layer with its 4-bit storage undone and its active LoRA added."""
+    linear = getattr(layer, "base_layer", layer)
+    weight = linear.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    if linear is not layer and not layer.disable_adapters:
+        for name in layer.active_adapters:
+            weight = weight.float() + layer.get_delta_weight(name).float()
+    return weight.detach()
+
+
+def merged_copy(policy) -> torch.nn.Module:
+    """A plain model that decodes what the policy would: LoRA folded in, embeddings and norms shared with it.
+
+    `refresh_copy` brings it up to date in place after an optimizer step. Nothing is ever merged into the
+    4-bit base itself, so the rounding of the copy does not add up over steps.
+    """
+    base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):  # no memory: every weight is replaced below
+        clone = type(base)(config)
+    clone.generation_config = base.generation_config
+    for name, module in clone.named_modules():
+        source = base.get_submodule(name)
+        linear = getattr(source, "base_layer", source)
+        for key in module._parameters:
+            module._parameters[key] = linear._parameters[key]
+        for key in module._buffers:
+            module._buffers[key] = linear._buffers[key]
+        if linear is not source or getattr(getattr(linear, "weight", None), "quant_state", None) is not None:
+            weight = full_weight(source).to(base.dtype).clone()
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return clone.eval()
+
+
+@torch.no_grad()
+def refresh_copy(clone: torch.nn.Module, policy) -> None:
+    """Writes the policy's present weights into its merged copy, in place."""
+    base = policy.get_base_model()
+    for name, module in clone.named_modules():
+        source = base.get_submodule(name)
+        if hasattr(source, "base_layer"):
+            module.weight.copy_(full_weight(source))
+
+
+def rollout_model(policy, options: Options, tokens_per_row: int):
+    """The model to decode from, as `memory.plan` has it: a merged copy where it fits, else the policy itself.
+
+    Args:
+        tokens_per_row: Longest prompt plus cap.
+    """
+    base = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    weights = options.rollout_weights
+    if weights == "auto":
+        weights = "merged"
+        if base.device.type == "cuda":
+            weights = memory_plan(base, options, tokens_per_row).weights
+    return merged_copy(policy) if weights == "merged" else base
+
+
+def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> memory.Plan:
+    """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
+    return memory.plan(model.config, options, free_bytes(model.device), tokens_per_row, taken)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What torch can allocate on this card in all: free now, or allocated by this process already."""
+    free, whole = torch.cuda.mem_get_info(device)
+    limit = torch.cuda.get_per_process_memory_fraction(device.index) * whole
+    return int(min(free + torch.cuda.memory_reserved(device), limit))
+
+
+def choose_rows(model, options: Options, tokens_per_row: int) -> int:
+    """Rollouts to decode at once: --rows, but on a card no more than `memory.plan` finds room for.
+
+    Args:
+        model: What `rollout_model` returned.
+        tokens_per_row: Longest prompt plus cap.
+    """
+    if model.device.type != "cuda":
+        return options.rows or 256
+    live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
+    chosen = dataclasses.replace(options, rollout_weights="live" if live else "merged")
+    taken = torch.cuda.memory_allocated(model.device)
+    return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: CUDA's kind, and the plain RuntimeErrors of a CPU and of cuBLAS.
+
+    >>> out_of_memory(torch.OutOfMemoryError("CUDA out of memory")), out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

@@ -217,16 +217,17 @@ class SlotCache:
 
     def open(self, n: int) -> None:
         """Makes room for one more token in each of the first `n` rows."""
+        length = self.length[:n]
+        self.at = (self.index[:n], slice(None), length)                          # where every layer stores it
         if self.varlen:
-            self.used[:n] = self.length[:n] + 1
+            self.used[:n] = length + 1
         else:
-            self.mask[self.index[:n], 0, 0, self.length[:n]] = 0
+            self.mask[self.index[:n], 0, 0, length] = 0
+            self.masks = [(a, b, w, self.mask[a:b, :, :, :w]) for a, b, w in self.bands or [(0, n, self.width)]]
 
     def update(self, key, value, layer: int, *args, **kwargs):
         """Stores one token a row, (n, KV heads, 1, dim)."""
-        n = len(key)
-        at = (self.index[:n], slice(None), self.length[:n])
-        self.keys[layer][at], self.values[layer][at] = key[:, :, 0], value[:, :, 0]
+        self.keys[layer][self.at], self.values[layer][self.at] = key[:, :, 0], value[:, :, 0]
         return self, layer
 
     def attend(self, layer: int, query: torch.Tensor, scale: float | None) -> torch.Tensor:
@@ -246,11 +247,11 @@ class SlotCache:
         query = query.reshape(n, self.heads, heads // self.heads, self.dim)
         out = [
             F.scaled_dot_product_attention(
-                query[a:b], keys[a:b, :, :w], values[a:b, :, :w], attn_mask=self.mask[a:b, :, :, :w], scale=scale
+                query[a:b], keys[a:b, :, :w], values[a:b, :, :w], attn_mask=mask, scale=scale
             )
-            for a, b, w in self.bands or [(0, n, self.width)]
+            for a, b, w, mask in self.masks
         ]
-        return torch.cat(out).view(n, 1, heads, self.dim)
+        return (torch.cat(out) if len(out) > 1 else out[0]).view(n, 1, heads, self.dim)
 
     def fill(self, row: int, prompt, b: int, length: int) -> None:
         """Starts a row from element `b` of a prefilled batch of prompts."""

@@ -249,7 +249,7 @@ def gr3(correct, finished, n_tokens, cap, *, alpha: float = 0.33) -> list[float]
     >>> [round(r, 3) for r in gr3([True] * 4, [True] * 4, [1000, 2500, 5000, 1500], 8000)]
     [0.883, 0.752, 0.602, 0.835]
 
-    Source: GR3, group-relative reward rescaling.
+    Source: GR3 (group relative reward rescaling), arXiv:2603.10535.
     """
     mean = max(1.0, statistics.fmean(n_tokens))
     return [right / (1 + alpha * n / mean) for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]

@@ -16,20 +16,18 @@ Policy, where graders disagree (tests/test_reward.py has each line as a test):
 - An inequality equals only an inequality, never an interval or a number; x \in [1,2] is [1,2].
 - x=5 is 5 but not y=5; in a chain every part must equal the gold: 26=25 is not 25. The letter i is the imaginary unit.
 - A choice is its letter alone: (A), \text{A}, "A." are A. Words compare as words, case ignored; letters keep theirs.
-- What is too long, deep or costly, or holds a command that neither we nor the gold know, compares as text only.
+- Whatever _ALGEBRA does not list compares as text only: other commands, code, what is costly, rare Unicode.
 """
 import argparse
 import atexit
 import functools
 import json
-import math
 import os
 import queue
 import re
 import signal
 import subprocess
 import sys
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import accumulate
@@ -55,138 +53,114 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
         _, closed, response = response.rpartition("</think>")
         if not closed or "<think>" in response:       # still thinking at the end
             return None
-    span, opened = None, []                           # one pass: a megabyte of braces stays linear
+    answer, opened = None, []                         # one pass: a megabyte of braces stays linear
     for brace in _BRACE.finditer(response):
-        if brace[0][-1] == "{" and brace[0] != r"\{":
-            opened.append(brace.end() if len(brace[0]) > 1 else None)
-        elif brace[0] == "}" and opened and (start := opened.pop()) is not None:
-            span = start, brace.start()
-    return span and response[slice(*span)].strip()
+        if brace[0] == "{" or brace[0].startswith(r"\boxed"):
+            opened.append(brace)
+        elif brace[0] == "}" and opened and (start := opened.pop())[0] != "{":
+            answer = start.end(), brace.start()
+    return answer and response[slice(*answer)].strip()
 
 
 # ------------------------------------------------------------------------------------------ compare
-# Unicode: zero width is dropped, a look-alike becomes what it looks like, a symbol its command.
-_SYMBOLS = str.maketrans(
-    dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad") | dict(zip("−–—‐、。⁄÷", "----,.//"))
-    | {"°": r"^\circ "} | dict(zip("παβθ∞∅√×·⋅∗±∪∈≤≥≠", [rf"\{name} " for name in (
-        "pi alpha beta theta infty emptyset sqrt times cdot cdot cdot pm cup in le ge ne").split()])))
-_SYNONYMS = {"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "leq": r"\le ", "geq": r"\ge ", "neq": r"\ne ",
-             "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}", "lvert": "|", "rvert": "|", "quad": " ",
-             "bar": r"\overline", "dot": r"\overline", "displaystyle": ""} | dict.fromkeys(
-    "left right big bigl bigr Big Bigl Bigr bigg biggl biggr".split(), "") | dict.fromkeys(
-    "text mbox textbf textit textrm textsf mathrm mathbf mathit mathsf operatorname".split(), r"\text")
-_REWRITES = [(re.compile(old), new) for old, new in [                    # in this order
-    # what stands around the answer
-    (r"\s+", " "), (r"^\$+|\$+$|^\\[(\[]|\\[)\]]$|(?<![\\.])[.,;:] ?$", ""), (r"^\\boxed ?\{(.*)\}$", r"\1"),
-    (r"\\text ?\{ *\}|\{\}", " "),
-    # one spelling for one thing: \frac12, x_1, x^2, \sqrt2 get their braces, a number alone loses them
-    (r"<=", r"\\le "), (r">=", r"\\ge "), (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
-    (r"\\frac ?(\w)", r"\\frac{\1}"), (r"(\\frac ?\{[^{}]*\}) ?(\w)", r"\1{\2}"), (r"_(\w)", r"_{\1}"),
-    (r"\^(-?\d+|[a-z])", r"^{\1}"), (r"\\sqrt ?(\d+|[a-z]|\([^()]*\))", r"\\sqrt{\1}"),
-    (r"(\\begin|\\end)\{[pb]matrix", r"\1{pmatrix"), (r"(?<![\w^}\]\\]) ?\{(\d+)\}", r" \1 "),
-    # 1{,}234 and 1\,234 and 1,\! 234; then the spaces that mean nothing
-    (r"(?<=\d)(?:\{,\}|,? ?(?:\\[,!;: ]|~)+) ?(?=\d{3}(?!\d))", ""), (r"(?<!\\)\\[,!;: ]|~|\\$", " "),
-    # "and" and "or" make lists
-    (r"\\text ?\{[, ]*(?:and|or) *\}|(?<=[\d }])\b(?:and|or)\b|;", ","), (r"(?:, *)+", ","),
-    # units end in \text{}: \$25, 25\%, 25^\circ, \text{25 cm}, 25 dollars
-    (r"^([+-]?) ?\\?\$(.*)", r"\1\2\\text{dollar}"), (r"\\?%", r"\\text{percent}"),
-    (r"\^ ?\{? ?\\circ ?\}?", r"\\text{degree}"), (r"^\\text ?\{([^{}]*\d[^{}]*)\}$", r"\1"),
-    (r"(?<=[\d}]) ?\b((?:[A-Za-z]{4,}|[ckm]m|kg|ft)(?: [A-Za-z]+)*)(\^.*)?$", r"\\text{\1}\2"),
-    (r"(?<!\w) +| +(?!\w)", ""),                      # "p - q" is "p-q", but "25 25" is not 2525
-    # 20(5) is a product; math-verify would add them
-    (r"(\\frac\{[^{}]*\}\{[^{}]*\}(?=[\d(]|\\frac)|[\d)](?=\(|\\binom))", r"\1\\cdot ")]]
-_UNIT = re.compile(r"(.+)\\text\{([A-Za-z][A-Za-z. ]*)\}(?:\^\{?([23])\}?)?")
-_NO_UNIT = set(                                       # words that change or deny the number, also with a plural s
-    "not no or and is isnt but plus minus negative time half halve dozen tenth hundred hundredth thousand thousandth "
-    "million billion trillion squared cubed factorial of than less more most least over under below above choose mod "
-    "modulo pi wrong false never zero one two three four five six seven eight nine ten".split())
-_NAME = (r"(?:\\(?:alpha|beta|theta|lambda|phi|angle) ?)?[A-Za-z]{0,3}'?(?:_\{?\w{1,3}\}?)?(?:\(\w{1,3}\))?"
-         r"|\\text\{[A-Za-z ]+\}|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)")     # x, a_1, f(2), m+n, (x,y)
-_WORD = re.compile(r"\\text|(?<![\\A-Za-z])(?!pmatrix)[A-Za-z]{4,}|^(?!i$)[A-Za-z]+$")
-_KNOWN = set(r"frac sqrt pi cdot times div sin cos tan cot sec csc arcsin arccos arctan log ln exp binom infty theta "
-             r"alpha beta lambda phi omega begin end le ge ne lfloor rfloor lceil rceil overline angle emptyset "
-             r"\ |".split())
+_SYMBOLS = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full width, then
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
+    "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ", "²": "^2 ", "³": "^3 ",
+    "½": r"\frac12 ", "\u200b": "", "\ufeff": ""})
+_SPELLINGS = [(re.compile(old), new) for old, new in [                   # in this order
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![A-Za-z])", ""),
+    (r"\\(?:mbox|text[a-z]{2}|math(?:rm|bf|it|sf)) ?\{", r"\\text{"),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    (r"(?<=\d)(?:\{,\}|,?\\[,!; ]|~) ?(?=\d{3}(?!\d))", ""),             # 1{,}234  1\,234  1,\! 234
+    (r"(?<!\\)\\[,!;: ]|\\quad|~|\s+", " "),
+    (r"^[ $]+|[ $]+$|(?<![\\.])[.,] ?$", ""),
+    (r"(?<![\d,.(\[{ ])\d{1,3}(?:[, ]\d{3})+(?![\d,])", lambda number: re.sub("[, ]", "", number[0])),
+    (r"\\frac ?(\w)", r"\\frac{\1}"),                                    # \frac12 and \frac1{2}
+    (r"(\\frac ?\{[^{}]*\}) ?(\w)", r"\1{\2}"),
+    (r"([_^])(-?\d+|[A-Za-z])", r"\1{\2}"),                              # 52_8  x^2
+    (r"\\sqrt ?(\d+)", r"\\sqrt{\1}"),
+    (r"(?<!\w) +| +(?!\w)", ""),                                         # p - q is p-q, but 25 25 is not 2525
+    (r"[, ]*(?:\\text\{[, ]*(?:and|or)\}|\b(?:and|or)\b|;)[, ]*", ","),
+    (r"(^|=|\\in)\\\{(.*)\\\}$", r"\1{\2}"),                             # a set is a list in braces
+    (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1"),               # \text{A}  \text{25 cm}
+    (r"^([+-]?)\\\$(.*)", r"\1\2\\text{dollar}"),                        # units become \text{}
+    (r"\\?%", r"\\text{percent}"),
+    (r"\^\{?\\circ\}?", r"\\text{degree}"),
+    (r"(?<=\d) ([A-Za-z]{4,}[A-Za-z ]*)$", r"\\text{\1}"),
+    (r"\\text\{square ([A-Za-z ]+)\}", r"\\text{\1}^{2}"),
+    # 20(5) is a product; math-verify would add the two
+    (r"((?<![_^]\{\w)(?<![_^]\{\w\w)\}|\)|\d(?!\\frac\{\d+\}\{\d+\}))(?=\(|\\frac|\\binom)", r"\1\\cdot ")]]
+_UNIT = re.compile(                                   # but not a word that changes or denies the number
+    r"(?:(?<=[\d})\]])|(?<=\\pi))\\text\{(?![^}]*\b(?:not?|or|and|is|but|plus|minus|negative|times?|half|halve|dozen"
+    r"|tenth|(?:hundred|thousand)(?:th)?|[mbtr]+illion|squared|cubed|factorial|of|than|less|more|most|least|over|under"
+    r"|below|above|choose|mod|modulo|pi|wrong|false|never|zero|one|two|three|four|five|six|seven|eight|nine|ten)s?\b)"
+    r"(?:[a-z.]+ ?){1,3}\}(?:\^\{[23]\})?$", re.IGNORECASE)
+_NAME = r"(?:(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
+# All that math-verify may see: it guesses at the rest, adds numbers that touch, and computes 9^{9^{9}} for hours.
+_ALGEBRA = re.compile(r"""
+    (?! .*=.*= | (?!i$) [A-Za-z ]+ $ ) (?= .*\w )                        # no chain of equations, no words, no lone +
+    (?: \d{1,2}! (?! [\d!] )
+      | (?: \d{1,60} (?:\.\d+)? | \.\d+ ) (?! [\d.!_{\[] | [ ]\d | \\frac )              # neither 52_8 nor 20 5
+      | [A-Za-z]{1,3} (?![A-Za-z]) (?: _\{\w{1,3}\} )?
+      | \\ (?: sqrt(?:\[\d\])? | pi | cdot | times | div | sin | cos | tan | cot | sec | csc | log(?:_\{\d+\})? | ln | exp
+             | infty | theta | alpha | beta | lambda | phi | omega | leq? | geq? ) (?![A-Za-z])
+      | \\frac (?! (?:\{[^{}]*\}){3} )
+      | \\binom \{\d{1,3}\} \{\d{1,3}\} (?! [\d{] )
+      | \\(?:begin|end)\{[bp]matrix\} | \\\\ | &
+      | \^ (?! [{(][^})]*[!^] | [{(]-?\d{5} )                            # no towers of powers
+      | (?<=[\w^}\]]) \{ | [})] (?!\d)                                   # {20}{5} and (20)5 are not 20+5
+      | [-+*/=<>(| ] )+""", re.VERBOSE)
 
 
 def _tidy(text: str) -> str:
     r"""Gives an answer one spelling: plain LaTeX without decoration, "and" as a comma, a unit as \text{}."""
-    if not text.isascii():
-        for signs, latex in ("⁰¹²³⁴-⁹⁻", "^{%s}"), ("₀-₉", "_{%s}"), ("¼-¾⅐-⅞", r"\frac{%s}"):
-            text = re.sub(f"[{signs}]+", lambda m: latex % unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{"), text)
-        text = unicodedata.normalize("NFKC", text).translate(_SYMBOLS)   # also: full-width 5 is 5
-    text = re.sub(r"\\([A-Za-z]+) ?", lambda m: _SYNONYMS.get(m[1], m[0]), text.strip())
-    for old, new in _REWRITES:
+    text = text.translate(_SYMBOLS)
+    for old, new in _SPELLINGS:
         text = old.sub(new, text)
     return text
 
 
-def _unit(text: str) -> tuple[str, str]:
-    r"""Splits 25\text{ square cm} into "25" and "cm2"; without a unit the second is "". """
-    found = _UNIT.fullmatch(text)
-    words = found[2].lower().replace(".", "").split() if found else []
-    changes = _NO_UNIT.intersection(words + [w.rstrip("s") for w in words])
-    if not 1 <= len(words) <= 3 or changes or _WORD.search(found[1]):
-        return text, ""
-    names = [re.sub("e?s?$", "", w) if len(w) > 3 else w for w in words if w not in ("square", "cubic")]  # no plural
-    return found[1], "".join(names) + (found[3] or ("2" if "square" in words else "3" if "cubic" in words else ""))
-
-
 def _number(text: str) -> Fraction | None:
-    r"""Reads 1,234  -.5  2e3  0.1\overline{6}  \frac{1}{2}  1\frac{1}{2} exactly; None if it is no such number."""
-    text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r" \1/\2", text)
-    if re.fullmatch(r"[+-]?(\d{1,3}([, ]\d{3})+|\d*)(\.\d*)?(e[+-]?\d\d?)?", text) and re.search(r"^\W*\d", text):
-        return Fraction(re.sub("[, ]", "", text))
-    if found := re.fullmatch(r"([+-]?)(\d*)\.(\d*)\\overline\{(\d+)\}", text):
-        sign, whole, start, cycle = found.groups()
-        value = Fraction(f"{whole or 0}.{start}") + Fraction(int(cycle), 10 ** len(start) * (10 ** len(cycle) - 1))
-    elif found := re.fullmatch(r"([+-]?) ?(?:(\d+) )?(\d+)/(\d*[1-9]\d*)", text.strip()):
-        sign, whole, above, below = found.groups()
-        if whole and int(above) >= int(below):        # no mixed number
-            return None
-        value = int(whole or 0) + Fraction(int(above), int(below))
-    return found and (-value if sign == "-" else value)
+    r"""Reads 1234  -.5  2e3  0.1\overline{6}  \frac{1}{2}  1\frac{1}{2} exactly; None if it is no such number."""
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d\d?)?", text):
+        return Fraction(text)
+    if found := re.fullmatch(r"([+-]?\d+)\.(\d*)\\overline\{(\d+)\}", text):
+        start, cycle = found[1] + found[2], found[3]
+        return Fraction(int(start + cycle) - int(start), 10 ** len(found[2]) * (10 ** len(cycle) - 1))
+    text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}$", r" \1/\2", text).strip()
+    found = re.fullmatch(r"([+-]?) ?(?:(\d+) )?(\d+)/(\d*[1-9]\d*)", text)
+    if not found or found[2] and int(found[3]) >= int(found[4]):         # 1\frac{5}{2} is no mixed number
+        return None
+    sign, whole, above, below = found.groups("0")
+    return int(sign + "1") * (int(whole) + Fraction(int(above), int(below)))
 
 
 def _depths(text: str) -> list[int]:
+    """How many brackets are open after each character."""
     return list(accumulate((c in "([{") - (c in ")]}") for c in text))
 
 
-def _split(text: str, at: str) -> list[str]:
+def _split(text: str, separator: str) -> list[str]:
     """Splits outside all brackets."""
-    cuts = [i for i, depth in enumerate(_depths(text)) if depth == 0 and text.startswith(at, i)]
-    return [text[i:j].strip() for i, j in zip([0] + [c + len(at) for c in cuts], cuts + [len(text)])]
+    cuts = [i for i, depth in enumerate(_depths(text)) if depth == 0 and text.startswith(separator, i)]
+    starts = [0] + [cut + len(separator) for cut in cuts]
+    return [text[i:j].strip() for i, j in zip(starts, cuts + [len(text)])]
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
-    r"""Returns the kind ("value", "list", "union" or its brackets, as "(]") and the parts; a set is a list."""
-    text = re.sub(rf"^(?:{_NAME})\\in(?![A-Za-z]) ?", "", text)
-    is_set, pair = text[:2] == r"\{" and text[-2:] == r"\}", text[:1] + text[-1:]
-    if not is_set and len(union := _split(text, r"\cup")) > 1:
-        return "union", union
-    if not is_set and pair in ("()", "(]", "[)", "[]", "{}") and 0 not in _depths(text)[:-1]:
-        inside = _split(text[1:-1], ",")              # (5) and {5} are 5
-        return _parts(text[1:-1]) if pair == "{}" or pair == "()" and len(inside) == 1 else (pair, inside)
-    parts = _split(text[2:-2] if is_set else text, ",")
-    for _ in range(2):                                # twice: \pm 1 \pm \sqrt2 is four values
-        parts = [p.replace(r"\pm", sign, 1) for p in parts for sign in ("+-" if r"\pm" in p else "+")]
-    return "list" if is_set or len(parts) > 1 else "value", parts
-
-
-def _refused(answer: str, gold: str) -> bool:
-    """Keeps from math-verify what could eat time or memory, what it misreads, and commands that nobody expects."""
-    commands, known = ({*re.findall(r"\\([A-Za-z]+|.)", x)} for x in (answer, gold))
-    if commands - known - _KNOWN or max(_depths(answer), default=0) > 12:
-        return True
-    rest = re.sub(r"(?<!\d)\d{1,2}!(?!!)|\\binom\{\d{1,3}\}\{\d{1,3}\}", "", answer)
-    if "!" in rest or r"\binom" in rest or re.search(r"\d{60}|\*\*|[-+*/^_=<>]$|^[^\w\\]*$", answer):
-        return True
-    mixed = re.findall(r"\d ?\\frac\{(\d+)\}\{(\d+)\}", answer)
-    if re.search(r"\d \d|\d\\?[\[{]|[)\]]\d", answer) or any(int(above) >= int(below) for above, below in mixed):
-        return True                                   # "20 5", 20\{5\}, 20\frac{9}{2}: math-verify adds them
-    if re.search(r"\^[{(][^})]*[\^!]|\^\{[^{}]*\}\^", answer):          # a power tower
-        return True
-    exponents, expected = re.findall(r"\^[{(]?-?(\d+)", answer), re.findall(r"\d+", gold)
-    return math.prod(int(n) or 1 for n in exponents if n not in expected) > 2000        # also (x^{99})^{99}
+    r"""Returns the kind ("\cup", "," for a list or set, a pair of brackets, "" for one value) and the parts."""
+    text = re.sub(rf"^{_NAME}\\in(?![A-Za-z]) ?", "", text)
+    brackets = text[:1] + text[-1:]
+    if brackets in ("()", "(]", "[)", "[]", "{}") and 0 not in _depths(text)[:-1]:
+        parts = _split(text[1:-1], ",")
+        if brackets == "{}" or brackets == "()" and len(parts) == 1:     # (5) and {5} are 5
+            return _parts(text[1:-1])
+        return brackets, parts
+    if len(parts := _split(text, r"\cup")) > 1:
+        return r"\cup", parts
+    parts = [x.replace(r"\pm", sign, 1) for x in _split(text, ",") for sign in ("+-" if r"\pm" in x else "+")]
+    return "," if len(parts) > 1 else "", parts
 
 
 def symbolic(answer: str, gold: str) -> bool:
@@ -194,7 +168,7 @@ def symbolic(answer: str, gold: str) -> bool:
     import logging
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Eq, I, simplify
-    logging.getLogger("math_verify").setLevel(logging.ERROR)             # "timeout is off": we kill instead
+    logging.getLogger("math_verify").setLevel("ERROR")                   # "timeout is off": we kill instead
     latex, found = [LatexExtractionConfig(boxed_match_priority=0)], []   # its other parser evaluates Python
     for text in answer, gold:
         text = re.sub(r"(\d*)\.(\d+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}", text)   # exact
@@ -210,46 +184,34 @@ def symbolic(answer: str, gold: str) -> bool:
 
 
 def _equal(answer: str, gold: str, ask) -> bool:
+    """Compares two tidy texts part by part, down to numbers, algebra and words."""
     if answer == gold:
         return answer != ""
-    (a, a_unit), (g, g_unit) = _unit(answer), _unit(gold)
-    if a_unit and g_unit and a_unit != g_unit:
-        return False
-    if None not in (numbers := [_number(a), _number(g)]):
+    if None not in (numbers := [_number(answer), _number(gold)]):
         return numbers[0] == numbers[1]
-    (kind, a_parts), (g_kind, g_parts) = _parts(a), _parts(g)
-    free = {"list", "union"}                          # of order; brackets are not
-    if kind != g_kind and free & {kind, g_kind}:
-        return False
-    if kind == g_kind != "value":
-        for x in a_parts:                             # each part of the gold serves once
-            rest = g_parts if kind in free else g_parts[:1]
-            if (match := next((y for y in rest if _equal(x, y, ask)), None)) is None:
+    if units := [unit for unit in (_UNIT.search(answer), _UNIT.search(gold)) if unit]:
+        singular = {re.sub(r"(?<=[a-z]{3})e?s?\b|\.", "", unit[0].lower()) for unit in units}
+        return len(singular) == 1 and _equal(_UNIT.sub("", answer), _UNIT.sub("", gold), ask)
+    (kind, parts), (gold_kind, gold_parts) = _parts(answer), _parts(gold)
+    if kind == gold_kind and parts + gold_parts != [answer, gold]:
+        for part in parts:                            # each part of the gold serves once
+            rest = gold_parts if kind in (",", r"\cup") else gold_parts[:1]
+            if (match := next((x for x in rest if _equal(part, x, ask)), None)) is None:
                 return False
-            g_parts.remove(match)
-        return not g_parts
-    if "=" in a or "=" in g:
-        (a_name, a_sides), (g_name, g_sides) = _sides(a), _sides(g)
-        if a.count("=") == g.count("=") == 1 and (not a_name or a_name != g_name):
-            return not _refused(a, g) and ask(a, g)   # two equations, equal up to a factor
-        return len(g_sides) == 1 and all(_equal(x, g_sides[0], ask) for x in a_sides)
-    if kind != g_kind or (a_parts, g_parts) != ([answer], [gold]):       # a unit or bracket came off: look again
-        return kind == g_kind and _equal(a_parts[0], g_parts[0], ask)
-    if _WORD.search(a) or _WORD.search(g):
-        a, g = (" ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", x).split()).strip("().:") for x in (a, g))
-        return a == g or len(a) > 1 and a.casefold() == g.casefold()
-    relations = [bool(re.search(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])", x)) for x in (a, g)]
-    if relations[0] != relations[1] or re.search(r"\d_", a + " " + g) or "'" in a + g or a.casefold() == g.casefold():
-        return False                                  # bases and primes match as text only, and 2x is not 2X
-    return not _refused(a, g) and ask(a, g)
-
-
-def _sides(text: str) -> tuple[str, list[str]]:
-    r"""Splits a chain at its = signs; names at its front do not count: x = \frac{10}{2} = 5 has two sides."""
-    sides, name = text.split("="), ""
-    while len(sides) > 1 and sides[0] and re.fullmatch(_NAME, sides[0]):
-        name = sides.pop(0)
-    return name, sides
+            gold_parts.remove(match)
+        return not gold_parts
+    for chain, value in (answer, gold), (gold, answer):
+        if "=" in chain and "=" not in value:         # x = 2+3 = 5: every side but the name must be the value
+            sides = chain.split("=")
+            while re.fullmatch(_NAME, sides[0]) and sides[1:]:
+                sides.pop(0)
+            return all(_equal(side, value, ask) for side in sides)
+    if kind != gold_kind:
+        return False
+    if _ALGEBRA.fullmatch(answer) and _ALGEBRA.fullmatch(gold):
+        capitals = [re.findall("[A-Z]", text) for text in (answer, gold)]
+        return set(capitals[0]) == set(capitals[1]) and ask(answer, gold)               # math-verify takes X for x
+    return bool(re.fullmatch("[A-Za-z ]{2,}", gold)) and answer.lower() == gold.lower()
 
 
 def same_answer(answer: str | None, gold: str, ask=symbolic) -> bool:
@@ -261,9 +223,7 @@ def same_answer(answer: str | None, gold: str, ask=symbolic) -> bool:
     if not answer or len(answer) > 400 or gold is None:
         return False
     answer, gold = _tidy(answer), _tidy(extract_answer(str(gold), thinking=False) or str(gold))
-    if not (answer.isascii() and answer.isprintable()):
-        return answer == gold
-    return _equal(answer, gold, ask)
+    return _equal(answer, gold, ask) if answer.isascii() else answer == gold
 
 
 # ------------------------------------------------------------------------------------------ the ThinkPrune reward
@@ -292,86 +252,77 @@ def thinkprune(correct: bool, finished: bool, n_tokens: int, cap: int) -> float:
 # ------------------------------------------------------------------------------------------ killable workers
 # sympy can hang inside one C call, where neither threads nor Python's signal handlers run. So a worker forks a child
 # that answers until the kernel ends it, after CPU_SECONDS or at the latest WALL_SECONDS on one answer, and then forks
-# the next, which costs milliseconds where a new worker would import sympy again. A worker is a plain command, not
-# multiprocessing: that works inside daemonic processes and without an `if __name__` guard in the user's script, and
-# never copies one with CUDA.
-CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 0.75, 4.0, 120.0, 2 << 30      # CPU: the same on a busy machine
+# the next in milliseconds. A worker is a plain command, not multiprocessing: that works inside daemonic processes and
+# in scripts without an `if __name__` guard, and never copies a process with CUDA.
+CPU_SECONDS, WALL_SECONDS, MEMORY = 0.75, 4.0, 2 << 30                   # CPU: the same on a busy machine
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
 
 
 def _serve(cpu_seconds: float, wall_seconds: float) -> None:
-    """The worker: one JSON pair a line in; 1, 0 or "killed" out."""
+    """The worker: one JSON pair a line in; true, false or null (killed) out."""
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())    # what the user's process ignores or blocks would be inherited
-    for timer in signal.SIGPROF, signal.SIGALRM:
-        signal.signal(timer, signal.SIG_DFL)          # it kills
-
-    def limit(cpu: float, wall: float) -> None:
-        signal.setitimer(signal.ITIMER_PROF, cpu)
-        signal.setitimer(signal.ITIMER_REAL, wall)
-
-    limit(0, START_SECONDS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())    # what the user's process blocks would be inherited
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
-    limit(0, 0)
     print("ready", flush=True)
     while child := os.fork():
         if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):                  # end of input
             return
-        print("killed", flush=True)
+        print("null", flush=True)
     for line in sys.stdin:
-        limit(cpu_seconds, wall_seconds)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        signal.setitimer(signal.ITIMER_REAL, wall_seconds)
         try:
-            right = same_answer(*json.loads(line))
+            verdict = symbolic(*json.loads(line))
         except Exception:                             # sympy's own errors on odd text: not equal
-            right = False
-        limit(0, 0)
-        print(int(right), flush=True)
+            verdict = False
+        signal.setitimer(signal.ITIMER_REAL, 0)       # waiting takes no CPU time, so the other timer may stay
+        print(json.dumps(verdict), flush=True)
 
 
-def _ask(answer: str, gold: str) -> bool | None:
-    """same_answer in a worker; None if it had to be killed."""
-    idle, reply = _idle, b""
+def _ask(answer: str, gold: str) -> bool:
+    """Asks a worker for symbolic(answer, gold); raises TimeoutError if it had to be killed."""
+    idle, reply = _idle, ""
     worker = idle.get()
     try:
         if worker is None or worker.poll() is not None:
-            worker = subprocess.Popen([*_COMMAND, str(CPU_SECONDS), str(WALL_SECONDS)], stdin=subprocess.PIPE,
+            worker = subprocess.Popen([*_COMMAND, str(CPU_SECONDS), str(WALL_SECONDS)], stdin=subprocess.PIPE, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-            if worker.stdout.readline() != b"ready\n":
+            if worker.stdout.readline() != "ready\n":
                 raise RuntimeError(f"no grading worker (pip install math-verify?); run: {' '.join(_COMMAND)} 1 1")
-        worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
-        worker.stdin.flush()
+        print(json.dumps([answer, gold]), file=worker.stdin, flush=True)
         reply = worker.stdout.readline()
     except BrokenPipeError:
         pass
     finally:
-        idle.put(worker if reply else worker and worker.kill())          # None: an empty place
-    return {b"1\n": True, b"0\n": False}.get(reply)
+        if worker and not reply:                      # it died, or we were interrupted and its reply would be late
+            worker = worker.kill()
+        idle.put(worker)
+    if not reply.startswith(("true", "false")):
+        raise TimeoutError
+    return reply == "true\n"
 
 
 def close() -> None:
-    """Ends the idle workers (also at exit); the next grade starts new ones."""
-    while not _idle.empty():
-        if worker := _idle.get():
-            try:
-                worker.communicate(timeout=5.0)       # closes its input: it leaves
-            except subprocess.TimeoutExpired:
-                worker.kill()                         # its child ends with the time that it has
-                worker.wait()
-    _new_pool()
-
-
-def _new_pool() -> None:
+    """Ends the idle workers, also at exit; a forked process forgets its parent's. The next grade starts new ones."""
     global _idle
+    workers = [worker for worker in _idle.queue if worker]
     _idle = queue.LifoQueue()
     for _ in range(WORKERS):
-        _idle.put(None)                               # a worker's place: it starts when it is needed
+        _idle.put(None)                               # a worker starts when it is first needed
+    for worker in workers:
+        worker.stdin.close()                          # it leaves
+        try:
+            worker.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            worker.kill()
 
 
-_new_pool()
+_idle = queue.LifoQueue()                             # of WORKERS places, each with a worker or None
+close()
 atexit.register(close)
-os.register_at_fork(after_in_child=_new_pool)         # a forked DataLoader worker must not share these pipes
+os.register_at_fork(after_in_child=close)
 
 
 class Grade(NamedTuple):
@@ -382,16 +333,11 @@ class Grade(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
-def _judge(answer: str | None, gold: str | None) -> tuple[bool, bool]:
-    """Returns (correct, timed out). Only a question that needs algebra goes to a worker, then as a whole."""
-    asked = []
+def _judge(answer: str | None, gold: str | None) -> Grade:
     try:
-        verdict = same_answer(answer, gold, lambda *pair: asked.append(pair))
-    except (ValueError, IndexError, RecursionError):  # the model's text never makes us raise
-        return False, False
-    if asked:
-        verdict = _ask(answer, gold)
-    return bool(verdict), verdict is None
+        return Grade(answer, same_answer(answer, gold, _ask), False)
+    except TimeoutError:
+        return Grade(answer, False, True)
 
 
 def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list[Grade]:
@@ -400,12 +346,9 @@ def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list
     >>> grade([r"</think> \boxed{1,234}", "cut off"], ["1234", "7"])[0]
     Grade(answer='1,234', correct=True, timed_out=False)
     """
-    answers = [extract_answer(r, thinking) for r in responses]
-    pairs = [(a, g if g is None else str(g)) for a, g in zip(answers, golds, strict=True)]
-    unique = list(dict.fromkeys(pairs))
+    pairs = [(extract_answer(r, thinking), gold) for r, gold in zip(responses, golds, strict=True)]
     with ThreadPoolExecutor(WORKERS) as threads:
-        verdicts = dict(zip(unique, threads.map(lambda pair: _judge(*pair), unique)))
-    return [Grade(pair[0], *verdicts[pair]) for pair in pairs]
+        return list(threads.map(lambda pair: _judge(*pair), pairs))
 
 
 def is_correct(response: str, gold: str, thinking: bool = True) -> bool:
@@ -457,13 +400,12 @@ def main() -> None:
         if not rows:
             raise ValueError("empty")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.exit(2, f"error: {options.rollouts}:{number}: {error!r}; each line must be a JSON object with response, "
-                       "gold and finished\n")
+        parser.exit(2, f"error: {options.rollouts}:{number}: {error!r}; a line is JSON with response, gold, finished\n")
     grades = grade([r["response"] for r in rows], [r["gold"] for r in rows], not options.no_thinking)
     verdicts = ["not finished" if not r["finished"] else "no box" if g.answer is None else "timed out" if g.timed_out
                 else "right" if g.correct else "wrong" for r, g in zip(rows, grades)]
     for name in ("right", "wrong", "no box", "not finished", "timed out"):
-        print(f"{name:13}{verdicts.count(name):8}{verdicts.count(name) / max(1, len(rows)):8.1%}")
+        print(f"{name:13}{verdicts.count(name):8}{verdicts.count(name) / len(rows):8.1%}")
     differ = sum(r.get("correct", g.correct) != g.correct for r, g in zip(rows, grades))
     print(f"{'all':13}{len(rows):8}   stored verdict differs: {differ}")
 

@@ -166,7 +166,8 @@ def test_numbers_compare_exactly(reward):
         0.1\overline{6} ~ 1/6
         0.\overline{3} ~ 0.\overline{33}
         1.5e3 ~ 1500
-        25{} ~ 25
+        200, 100 ~ 100, 200
+        100, 200 # 100200
         2500 # 25
         0.25 # 25
         900.05 # 900
@@ -206,28 +207,23 @@ def test_numbers_side_by_side_are_a_product_or_nothing_but_never_a_sum(reward):
         20\binom{5}{1} # 25
         \frac{40}{2}(5) # 25
         20\text{ }5 # 25
+        \frac{20}{1}{5} # 25
         2(x+1) ~ 2x+2
         \log_2(8) ~ 3""")
 
 
-def test_a_unicode_character_is_its_latex(reward):
+def test_a_common_unicode_character_is_its_latex_a_rare_one_is_nothing(reward):
     check(reward, r"""
         ２５ ~ 25
         ＋2５ ~ 25
         x＝25 ~ 25
         1½ ~ 1.5
-        ⅔ ~ 2/3
-        2⁄3 ~ 2/3
-        2÷3 ~ 2/3
         2³ ~ 8
-        x²³ ~ x^{23}
-        x₁ ~ x_1
         2⋅3 ~ 6
-        √(x+1) ~ \sqrt{x+1}
-        x≠7 ~ x\ne 7
-        —7 ~ -7
-        α+1 ~ 1+\alpha
+        √2 ~ \sqrt{2}
+        ⅔ # 2/3
         2³ # 23
+        2⁴ # 24
         x₁ # x1
         ⁷ # 7
         ₇ # 7
@@ -244,7 +240,7 @@ def test_mixed_numbers_are_sums(reward):
         -1\frac12 ~ -1.5
         137 \frac{1}{2} ~ 137.5
         20\frac{5}{1} # 25
-        1\frac45+x ~ x+\frac95
+        1\frac45+x # x+\frac45
         1\frac12 # 0.5""")
 
 
@@ -387,6 +383,7 @@ def test_algebra_counts_when_it_is_equal(reward):
         f'(x) # f(x)
         2'5 # 25
         2X # 2x
+        X+1 # 1+x
         3\sqrt{2} # 32
         \frac{25\cdot 0}{0} # 25""")
 

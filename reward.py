@@ -63,7 +63,7 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------ compare
-_SYMBOLS = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full width, then
+_SYMBOLS = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full-width 25, then
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
     "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ", "²": "^2 ", "³": "^3 ",
     "½": r"\frac12 ", "\u200b": "", "\ufeff": ""})
@@ -193,7 +193,7 @@ def _equal(answer: str, gold: str, ask) -> bool:
         singular = {re.sub(r"(?<=[a-z]{3})e?s?\b|\.", "", unit[0].lower()) for unit in units}
         return len(singular) == 1 and _equal(_UNIT.sub("", answer), _UNIT.sub("", gold), ask)
     (kind, parts), (gold_kind, gold_parts) = _parts(answer), _parts(gold)
-    if kind == gold_kind and parts + gold_parts != [answer, gold]:
+    if kind == gold_kind and parts + gold_parts != [answer, gold]:       # parts, or one value out of its brackets
         for part in parts:                            # each part of the gold serves once
             rest = gold_parts if kind in (",", r"\cup") else gold_parts[:1]
             if (match := next((x for x in rest if _equal(part, x, ask)), None)) is None:
@@ -209,8 +209,8 @@ def _equal(answer: str, gold: str, ask) -> bool:
     if kind != gold_kind:
         return False
     if _ALGEBRA.fullmatch(answer) and _ALGEBRA.fullmatch(gold):
-        capitals = [re.findall("[A-Z]", text) for text in (answer, gold)]
-        return set(capitals[0]) == set(capitals[1]) and ask(answer, gold)               # math-verify takes X for x
+        capitals, gold_capitals = set(re.findall("[A-Z]", answer)), set(re.findall("[A-Z]", gold))
+        return capitals == gold_capitals and ask(answer, gold)           # math-verify takes X for x
     return bool(re.fullmatch("[A-Za-z ]{2,}", gold)) and answer.lower() == gold.lower()
 
 
@@ -263,7 +263,9 @@ def _serve(cpu_seconds: float, wall_seconds: float) -> None:
     """The worker: one JSON pair a line in; true, false or null (killed) out."""
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())    # what the user's process blocks would be inherited
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())    # what the user's process blocks or ignores would be inherited
+    for timer in signal.SIGPROF, signal.SIGALRM:
+        signal.signal(timer, signal.SIG_DFL)          # it kills
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
     print("ready", flush=True)
     while child := os.fork():
@@ -326,7 +328,7 @@ os.register_at_fork(after_in_child=close)
 
 
 class Grade(NamedTuple):
-    """Verdict on one response; ``timed_out``: the comparison was killed, which counts as wrong."""
+    """Verdict on one response; ``timed_out``: its comparison was killed, which counts as wrong."""
     answer: str | None
     correct: bool
     timed_out: bool

@@ -63,7 +63,7 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------ compare
-_SYMBOLS = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full-width 25, then
+_SYMBOLS = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full-width, then
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
     "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ", "²": "^2 ", "³": "^3 ",
     "½": r"\frac12 ", "\u200b": "", "\ufeff": ""})
@@ -96,6 +96,7 @@ _UNIT = re.compile(                                   # but not a word that chan
     r"|tenth|(?:hundred|thousand)(?:th)?|[mbtr]+illion|squared|cubed|factorial|of|than|less|more|most|least|over|under"
     r"|below|above|choose|mod|modulo|pi|wrong|false|never|zero|one|two|three|four|five|six|seven|eight|nine|ten)s?\b)"
     r"(?:[a-z.]+ ?){1,3}\}(?:\^\{[23]\})?$", re.IGNORECASE)
+# What may stand before = or \in: x, a_1, f(2), m+n, (x,y)
 _NAME = r"(?:(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
 # All that math-verify may see: it guesses at the rest, adds numbers that touch, and computes 9^{9^{9}} for hours.
 _ALGEBRA = re.compile(r"""
@@ -103,8 +104,8 @@ _ALGEBRA = re.compile(r"""
     (?: \d{1,2}! (?! [\d!] )
       | (?: \d{1,60} (?:\.\d+)? | \.\d+ ) (?! [\d.!_{\[] | [ ]\d | \\frac )              # neither 52_8 nor 20 5
       | [A-Za-z]{1,3} (?![A-Za-z]) (?: _\{\w{1,3}\} )?
-      | \\ (?: sqrt(?:\[\d\])? | pi | cdot | times | div | sin | cos | tan | cot | sec | csc | log(?:_\{\d+\})? | ln | exp
-             | infty | theta | alpha | beta | lambda | phi | omega | leq? | geq? ) (?![A-Za-z])
+      | \\ (?: sqrt(?:\[\d\])? | pi | cdot | times | div | sin | cos | tan | cot | sec | csc | log(?:_\{\d+\})? | ln
+             | exp | infty | theta | alpha | beta | lambda | phi | omega | leq? | geq? ) (?![A-Za-z])
       | \\frac (?! (?:\{[^{}]*\}){3} )
       | \\binom \{\d{1,3}\} \{\d{1,3}\} (?! [\d{] )
       | \\(?:begin|end)\{[bp]matrix\} | \\\\ | &
@@ -145,7 +146,7 @@ def _split(text: str, separator: str) -> list[str]:
     """Splits outside all brackets."""
     cuts = [i for i, depth in enumerate(_depths(text)) if depth == 0 and text.startswith(separator, i)]
     starts = [0] + [cut + len(separator) for cut in cuts]
-    return [text[i:j].strip() for i, j in zip(starts, cuts + [len(text)])]
+    return [text[start:end].strip() for start, end in zip(starts, cuts + [len(text)])]
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
@@ -289,8 +290,9 @@ def _ask(answer: str, gold: str) -> bool:
     worker = idle.get()
     try:
         if worker is None or worker.poll() is not None:
-            worker = subprocess.Popen([*_COMMAND, str(CPU_SECONDS), str(WALL_SECONDS)], stdin=subprocess.PIPE, text=True,
-                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+            command = [*_COMMAND, str(CPU_SECONDS), str(WALL_SECONDS)]
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                      text=True, start_new_session=True)
             if worker.stdout.readline() != "ready\n":
                 raise RuntimeError(f"no grading worker (pip install math-verify?); run: {' '.join(_COMMAND)} 1 1")
         print(json.dumps([answer, gold]), file=worker.stdin, flush=True)
@@ -301,7 +303,7 @@ def _ask(answer: str, gold: str) -> bool:
         if worker and not reply:                      # it died, or we were interrupted and its reply would be late
             worker = worker.kill()
         idle.put(worker)
-    if not reply.startswith(("true", "false")):
+    if reply not in ("true\n", "false\n"):
         raise TimeoutError
     return reply == "true\n"
 
@@ -348,7 +350,7 @@ def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list
     >>> grade([r"</think> \boxed{1,234}", "cut off"], ["1234", "7"])[0]
     Grade(answer='1,234', correct=True, timed_out=False)
     """
-    pairs = [(extract_answer(r, thinking), gold) for r, gold in zip(responses, golds, strict=True)]
+    pairs = [(extract_answer(r, thinking), g if g is None else str(g)) for r, g in zip(responses, golds, strict=True)]
     with ThreadPoolExecutor(WORKERS) as threads:
         return list(threads.map(lambda pair: _judge(*pair), pairs))
 

@@ -100,7 +100,8 @@ _UNIT = re.compile(                                   # but not a word that chan
 _NAME = r"(?:(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
 # All that math-verify may see: it guesses at the rest, adds numbers that touch, and computes 9^{9^{9}} for hours.
 _ALGEBRA = re.compile(r"""
-    (?! .*=.*= | (?!i$) [A-Za-z ]+ $ ) (?= .*\w )                        # no chain of equations, no words, no lone +
+    (?! .*=.*= | (?!i$) [A-Za-z ]+ $ | (?: [^({]* [({] ){40} )           # no chain of equations, words or 40 brackets
+    (?= .*\w )                                        # no lone +
     (?: \d{1,2}! (?! [\d!] )
       | (?: \d{1,60} (?:\.\d+)? | \.\d+ ) (?! [\d.!_{\[] | [ ]\d | \\frac )              # neither 52_8 nor 20 5
       | [A-Za-z]{1,3} (?![A-Za-z]) (?: _\{\w{1,3}\} )?

@@ -66,15 +66,16 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
 _SYMBOLS = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full-width, then
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
     "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ", "²": "^2 ", "³": "^3 ",
-    "½": r"\frac12 ", "\u200b": "", "\ufeff": ""})
+    "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "≠": r"\ne ", "—": "-",
+    "θ": r"\theta ", "∅": r"\emptyset ", "\u200b": "", "\ufeff": ""})
 _SPELLINGS = [(re.compile(old), new) for old, new in [                   # in this order
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![A-Za-z])", ""),
     (r"\\(?:mbox|text[a-z]{2}|math(?:rm|bf|it|sf)) ?\{", r"\\text{"),
-    (r"\\[dtc]frac", r"\\frac"),
+    (r"\\[dtc]frac", r"\\frac"), (r"\\(?:bar|dot)(?![a-z])", r"\\overline"), (r"\{\}|\\text\{ *\}", " "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (r"(?<=\d)(?:\{,\}|,?\\[,!; ]|~) ?(?=\d{3}(?!\d))", ""),             # 1{,}234  1\,234  1,\! 234
     (r"(?<!\\)\\[,!;: ]|\\quad|~|\s+", " "),
-    (r"^[ $]+|[ $]+$|(?<![\\.])[.,] ?$", ""),
+    (r"^(?:[ $]|\\[(\[])+|(?:[ $]|\\[)\]])+$|(?<![\\.])[.,] ?$", ""),
     (r"(?<![\d,.(\[{ ])\d{1,3}(?:[, ]\d{3})+(?![\d,])", lambda number: re.sub("[, ]", "", number[0])),
     (r"\\frac ?(\w)", r"\\frac{\1}"),                                    # \frac12 and \frac1{2}
     (r"(\\frac ?\{[^{}]*\}) ?(\w)", r"\1{\2}"),
@@ -100,19 +101,22 @@ _UNIT = re.compile(                                   # but not a word that chan
 _NAME = r"(?:(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
 # All that math-verify may see: it guesses at the rest, adds numbers that touch, and computes 9^{9^{9}} for hours.
 _ALGEBRA = re.compile(r"""
-    (?! .*=.*= | (?!i$) [A-Za-z ]+ $ | (?: [^({]* [({] ){40} )           # no chain of equations, words or 40 brackets
-    (?= .*\w )                                        # no lone +
+    (?! .*=.*= | (?!i$) [A-Za-z ]+ $ )                                   # no chain of equations, no words
+    (?! [*/=<>] | \\(?:cdot|times|div|[lg]eq?)(?![a-z]) | (?!.*matrix) .*(?:&|\\\\) | [^|]*\|(?:[^|]*\|[^|]*\|)*[^|]*$ )
     (?: \d{1,2}! (?! [\d!] )
       | (?: \d{1,60} (?:\.\d+)? | \.\d+ ) (?! [\d.!_{\[] | [ ]\d | \\frac )              # neither 52_8 nor 20 5
       | [A-Za-z]{1,3} (?![A-Za-z]) (?: _\{\w{1,3}\} )?
-      | \\ (?: sqrt(?:\[\d\])? | pi | cdot | times | div | sin | cos | tan | cot | sec | csc | log(?:_\{\d+\})? | ln
-             | exp | infty | theta | alpha | beta | lambda | phi | omega | leq? | geq? ) (?![A-Za-z])
-      | \\frac (?! (?:\{[^{}]*\}){3} )
+      | \\(?:pi|infty|theta|alpha|beta|lambda|phi|omega)(?![A-Za-z])
+      | \\frac (?=\{) (?! (?:\{[^{}]*\}){3} )
       | \\binom \{\d{1,3}\} \{\d{1,3}\} (?! [\d{] )
       | \\(?:begin|end)\{[bp]matrix\} | \\\\ | &
-      | \^ (?! [{(][^})]*[!^] | [{(]-?\d{5} )                            # no towers of powers
-      | (?<=[\w^}\]]) \{ | [})] (?!\d)                                   # {20}{5} and (20)5 are not 20+5
-      | [-+*/=<>(| ] )+""", re.VERBOSE)
+      | (?<=[\w^}\]]) \{ | [})] (?!\d) | [(| ]                           # {20}{5} and (20)5 are not 20+5
+      | (?: [-+*/=<>]
+          | \^ (?! [{(][^})]*[!^] | [{(]-?\d{5} )                        # no towers of powers
+          | \\ (?: cdot | times | div | [lg]eq? | sin | cos | tan | cot | sec | csc | log(?:_\{\d+\})? | ln | exp
+                 | sqrt(?:\[\d\])? ) (?![A-Za-z])
+        ) (?= .*\w )                                                     # all of these work on what follows
+    )+""", re.VERBOSE)
 
 
 def _tidy(text: str) -> str:
@@ -165,6 +169,11 @@ def _parts(text: str) -> tuple[str, list[str]]:
     return "," if len(parts) > 1 else "", parts
 
 
+def _is_algebra(text: str) -> bool:
+    depths = _depths(text)
+    return bool(_ALGEBRA.fullmatch(text)) and 0 <= min(depths) <= max(depths) < 12 and depths[-1] == 0
+
+
 def symbolic(answer: str, gold: str) -> bool:
     """Asks math-verify if two expressions are equal. It can hang or eat memory: _ask below is the safe way."""
     import logging
@@ -210,9 +219,10 @@ def _equal(answer: str, gold: str, ask) -> bool:
             return all(_equal(side, value, ask) for side in sides)
     if kind != gold_kind:
         return False
-    if _ALGEBRA.fullmatch(answer) and _ALGEBRA.fullmatch(gold):
-        capitals, gold_capitals = set(re.findall("[A-Z]", answer)), set(re.findall("[A-Z]", gold))
-        return capitals == gold_capitals and ask(answer, gold)           # math-verify takes X for x
+    if _is_algebra(answer) and _is_algebra(gold):
+        # math-verify takes X for x, and what is below 5 for 5
+        marks = [set(re.findall("[A-Z<]", re.sub(r">|\\[lg]eq?", "<", text))) for text in (answer, gold)]
+        return marks[0] == marks[1] and ask(answer, gold)
     return bool(re.fullmatch("[A-Za-z ]{2,}", gold)) and answer.lower() == gold.lower()
 
 

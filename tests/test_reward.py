@@ -166,6 +166,8 @@ def test_numbers_compare_exactly(reward):
         0.1\overline{6} ~ 1/6
         0.\overline{3} ~ 0.\overline{33}
         1.5e3 ~ 1500
+        25{} ~ 25
+        0.\bar{3} ~ 1/3
         200, 100 ~ 100, 200
         100, 200 # 100200
         2500 # 25
@@ -221,7 +223,9 @@ def test_a_common_unicode_character_is_its_latex_a_rare_one_is_nothing(reward):
         2³ ~ 8
         2⋅3 ~ 6
         √2 ~ \sqrt{2}
-        ⅔ # 2/3
+        ⅔ ~ 2/3
+        x≠7 ~ x\ne 7
+        —7 ~ -7
         2³ # 23
         2⁴ # 24
         x₁ # x1
@@ -327,6 +331,8 @@ def test_inequalities_equal_only_inequalities(reward):
         24 < x < 26 # 25
         x \le 25 # 25
         x \geq 3 ~ x \ge 3
+        \le 25 # 25
+        25 < # 25
         x > 3 # x \ge 3""")
 
 
@@ -385,6 +391,10 @@ def test_algebra_counts_when_it_is_equal(reward):
         2X # 2x
         X+1 # 1+x
         3\sqrt{2} # 32
+        25* # 25
+        25\sin # 25
+        25| # 25
+        25( # 25
         \frac{25\cdot 0}{0} # 25""")
 
 
@@ -393,7 +403,7 @@ def test_an_empty_gold_or_an_empty_box_is_never_right(reward):
 
 
 def test_the_gold_may_come_in_dollars_or_boxed(reward):
-    check(reward, "25 ~ $25$\n25 ~ \\boxed{25}\n25 ~ 25.")
+    check(reward, "25 ~ $25$\n25 ~ \\boxed{25}\n25 ~ 25.\n\\[25\\] ~ 25\n\\(25\\) ~ $25$")
 
 
 # ------------------------------------------------------------------------------------------ hostile text

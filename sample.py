@@ -12,6 +12,7 @@ at every token and returns no log-probs. What this one does instead:
   when the queue is empty the last live row moves into the hole, so no dead row is ever computed;
 - a row's attention reads what that row has, not what the longest has: `varlen_attn` on CUDA, bands of rows of
   like length elsewhere; on CUDA a step is one graph;
+- the layers of Qwen2 and Llama are written out (`decode_layers`); other models run their own forward, more slowly;
 - a prompt is run once, however many answers are sampled from it;
 - the log-prob of each sampled token comes along, from the full softmax at that temperature;
 - the random numbers belong to the request, not to the row: in float32 the same seed gives the same answers
@@ -292,9 +293,10 @@ def rope_table(decoder, width: int, like: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]):
-    """One token a row through a Qwen2 or Llama decoder: what its own forward computes, in a third of the calls.
+    """One token a row through a Qwen2 or Llama decoder: what its own forward computes, in fewer operations.
 
-    While one token is decoded, starting operations costs as much as running them, on a small model and on CUDA.
+    One token is little work, so starting an operation takes as long as running it. Here a norm is one operation and
+    query and key turn together. Edit a layer here and rollouts no longer come from the model that is trained.
 
     Args:
         token: (n,) input ids.

@@ -116,7 +116,9 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
         read_json(path)  # transformers' own messages do not always name the file
     try:
         tokenizer = load_tokenizer(options.model)
-        tokenizer.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}])
+        messages = [{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        tokenizer(text, add_special_tokens=False)
     except Exception as error:  # tokenizers and jinja raise many kinds
         die(f"--model {options.model}: its tokenizer or chat template is damaged ({first_line(error)})")
     quantization = None

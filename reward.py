@@ -53,13 +53,13 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
         _, closed, response = response.rpartition("</think>")
         if not closed or "<think>" in response:       # still thinking at the end
             return None
-    answer, opened = None, []                         # one pass: a megabyte of braces stays linear
+    span, opened = None, []                           # one pass: a megabyte of braces stays linear
     for brace in _BRACE.finditer(response):
         if brace[0] == "{" or brace[0].startswith(r"\boxed"):
             opened.append(brace)
         elif brace[0] == "}" and opened and (start := opened.pop())[0] != "{":
-            answer = start.end(), brace.start()
-    return answer and response[slice(*answer)].strip()
+            span = start.end(), brace.start()
+    return span and response[slice(*span)].strip()
 
 
 # ------------------------------------------------------------------------------------------ compare
@@ -72,13 +72,14 @@ _SPELLINGS = [(re.compile(old), new) for old, new in [                   # in th
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![A-Za-z])", ""),
     (r"\\(?:mbox|text[a-z]{2}|math(?:rm|bf|it|sf)) ?\{", r"\\text{"),
     (r"\\[dtc]frac", r"\\frac"), (r"\\(?:bar|dot)(?![a-z])", r"\\overline"), (r"\{\}|\\text\{ *\}", " "),
+    (r"<=", r"\\le "), (r">=", r"\\ge "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (r"(?<=\d)(?:\{,\}|,?\\[,!; ]|~) ?(?=\d{3}(?!\d))", ""),             # 1{,}234  1\,234  1,\! 234
     (r"(?<!\\)\\[,!;: ]|\\quad|~|\s+", " "),
-    (r"^(?:[ $]|\\[(\[])+|(?:[ $]|\\[)\]])+$|(?<![\\.])[.,] ?$", ""),
+    (r"^(?:[ $]|\\[(\[])+|(?: |(?<!\\)\$|\\[)\]])+$|(?<![\\.])[.,] ?$", ""),
     (r"(?<![\d,.(\[{ ])\d{1,3}(?:[, ]\d{3})+(?![\d,])", lambda number: re.sub("[, ]", "", number[0])),
     (r"\\frac ?(\w)", r"\\frac{\1}"),                                    # \frac12 and \frac1{2}
-    (r"(\\frac ?\{[^{}]*\}) ?(\w)", r"\1{\2}"),
+    (r"(\\frac ?\{(?:[^{}]|\{[^{}]*\})*\}) ?(\w)", r"\1{\2}"),
     (r"([_^])(-?\d+|[A-Za-z])", r"\1{\2}"),                              # 52_8  x^2
     (r"\\sqrt ?(\d+)", r"\\sqrt{\1}"),
     (r"(?<!\w) +| +(?!\w)", ""),                                         # p - q is p-q, but 25 25 is not 2525
@@ -86,9 +87,9 @@ _SPELLINGS = [(re.compile(old), new) for old, new in [                   # in th
     (r"(^|=|\\in)\\\{(.*)\\\}$", r"\1{\2}"),                             # a set is a list in braces
     (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1"),               # \text{A}  \text{25 cm}
     (r"^([+-]?)\\\$(.*)", r"\1\2\\text{dollar}"),                        # units become \text{}
-    (r"\\?%", r"\\text{percent}"),
+    (r"\\\$$", r"\\text{dollar}"), (r"\\?%", r"\\text{percent}"),
     (r"\^\{?\\circ\}?", r"\\text{degree}"),
-    (r"(?<=\d) ([A-Za-z]{4,}[A-Za-z ]*)$", r"\\text{\1}"),
+    (r"(?<=[\d}]) ?\b((?:[A-Za-z]{4,}|[ckm]m|kg|ft)(?: [A-Za-z]+)*)$", r"\\text{\1}"),
     (r"\\text\{square ([A-Za-z ]+)\}", r"\\text{\1}^{2}"),
     # 20(5) is a product; math-verify would add the two
     (r"((?<![_^]\{\w)(?<![_^]\{\w\w)\}|\)|\d(?!\\frac\{\d+\}\{\d+\}))(?=\(|\\frac|\\binom)", r"\1\\cdot ")]]
@@ -98,21 +99,20 @@ _UNIT = re.compile(                                   # but not a word that chan
     r"|below|above|choose|mod|modulo|pi|wrong|false|never|zero|one|two|three|four|five|six|seven|eight|nine|ten)s?\b)"
     r"(?:[a-z.]+ ?){1,3}\}(?:\^\{[23]\})?$", re.IGNORECASE)
 # What may stand before = or \in: x, a_1, f(2), m+n, (x,y)
-_NAME = r"(?:(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
+_NAME = r"(?:(?![_(])(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
 # All that math-verify may see: it guesses at the rest, adds numbers that touch, and computes 9^{9^{9}} for hours.
 _ALGEBRA = re.compile(r"""
-    (?! .*=.*= | (?!i$) [A-Za-z ]+ $ )                                   # no chain of equations, no words
-    (?! [*/=<>] | \\(?:cdot|times|div|[lg]eq?)(?![a-z]) | (?!.*matrix) .*(?:&|\\\\) | [^|]*\|(?:[^|]*\|[^|]*\|)*[^|]*$ )
+    (?! [*/=<>] | \\(?:cdot|times|div|[lg]eq?)(?![a-z]) )                # begins with what works on two sides
     (?: \d{1,2}! (?! [\d!] )
       | (?: \d{1,60} (?:\.\d+)? | \.\d+ ) (?! [\d.!_{\[] | [ ]\d | \\frac )              # neither 52_8 nor 20 5
       | [A-Za-z]{1,3} (?![A-Za-z]) (?: _\{\w{1,3}\} )?
       | \\(?:pi|infty|theta|alpha|beta|lambda|phi|omega)(?![A-Za-z])
-      | \\frac (?=\{) (?! (?:\{[^{}]*\}){3} )
+      | \\frac (?=\{)
       | \\binom \{\d{1,3}\} \{\d{1,3}\} (?! [\d{] )
       | \\(?:begin|end)\{[bp]matrix\} | \\\\ | &
       | (?<=[\w^}\]]) \{ | [})] (?!\d) | [(| ]                           # {20}{5} and (20)5 are not 20+5
       | (?: [-+*/=<>]
-          | \^ (?! [{(][^})]*[!^] | [{(]-?\d{5} )                        # no towers of powers
+          | \^ (?! [{(][^})]*[!^] | [{(]-?\d{5} )                        # no power in an exponent
           | \\ (?: cdot | times | div | [lg]eq? | sin | cos | tan | cot | sec | csc | log(?:_\{\d+\})? | ln | exp
                  | sqrt(?:\[\d\])? ) (?![A-Za-z])
         ) (?= .*\w )                                                     # all of these work on what follows
@@ -170,8 +170,13 @@ def _parts(text: str) -> tuple[str, list[str]]:
 
 
 def _is_algebra(text: str) -> bool:
+    """Whether math-verify may see it: known pieces, balanced, no chain of equations, no words."""
     depths = _depths(text)
-    return bool(_ALGEBRA.fullmatch(text)) and 0 <= min(depths) <= max(depths) < 12 and depths[-1] == 0
+    return (bool(_ALGEBRA.fullmatch(text)) and min(depths) >= 0 == depths[-1] and max(depths) < 12
+            and text.count("=") < 2 and text.count("|") % 2 == 0
+            and (text == "i" or not re.fullmatch("[A-Za-z ]+", text))
+            and ("matrix" in text or not re.search(r"&|\\\\", text))
+            and text.count("}{") <= len(re.findall(r"\\frac|\\binom|\\log", text)))    # \frac{20}{1}{5} is no sum
 
 
 def symbolic(answer: str, gold: str) -> bool:
@@ -204,7 +209,8 @@ def _equal(answer: str, gold: str, ask) -> bool:
         singular = {re.sub(r"(?<=[a-z]{3})e?s?\b|\.", "", unit[0].lower()) for unit in units}
         return len(singular) == 1 and _equal(_UNIT.sub("", answer), _UNIT.sub("", gold), ask)
     (kind, parts), (gold_kind, gold_parts) = _parts(answer), _parts(gold)
-    if kind == gold_kind and parts + gold_parts != [answer, gold]:       # parts, or one value out of its brackets
+    came_apart = (parts, gold_parts) != ([answer], [gold])               # or out of brackets; else nothing is smaller
+    if kind == gold_kind and came_apart:
         for part in parts:                            # each part of the gold serves once
             rest = gold_parts if kind in (",", r"\cup") else gold_parts[:1]
             if (match := next((x for x in rest if _equal(part, x, ask)), None)) is None:
@@ -220,10 +226,10 @@ def _equal(answer: str, gold: str, ask) -> bool:
     if kind != gold_kind:
         return False
     if _is_algebra(answer) and _is_algebra(gold):
-        # math-verify takes X for x, and what is below 5 for 5
+        # Capitals, and whether it is an inequality, must agree: math-verify takes X for x and \le 5 for 5.
         marks = [set(re.findall("[A-Z<]", re.sub(r">|\\[lg]eq?", "<", text))) for text in (answer, gold)]
         return marks[0] == marks[1] and ask(answer, gold)
-    return bool(re.fullmatch("[A-Za-z ]{2,}", gold)) and answer.lower() == gold.lower()
+    return bool(re.fullmatch("[A-Za-z ]{2,}|[A-Za-z]{4,}[A-Za-z' -]*", gold)) and answer.lower() == gold.lower()
 
 
 def same_answer(answer: str | None, gold: str, ask=symbolic) -> bool:
@@ -280,24 +286,28 @@ def _serve(cpu_seconds: float, wall_seconds: float) -> None:
         signal.signal(timer, signal.SIG_DFL)          # it kills
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
     print("ready", flush=True)
-    while child := os.fork():
+
+    def ask(*pair: str) -> bool:
+        try:
+            return symbolic(*pair)
+        except Exception:                             # sympy's own errors on odd text: not equal
+            return False
+
+    while child := os.fork():                         # we stay here and replace killed children; the child goes on
         if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):                  # end of input
             return
         print("null", flush=True)
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, wall_seconds)
-        try:
-            verdict = symbolic(*json.loads(line))
-        except Exception:                             # sympy's own errors on odd text: not equal
-            verdict = False
+        verdict = same_answer(*json.loads(line), ask)
         signal.setitimer(signal.ITIMER_REAL, 0)       # waiting takes no CPU time, so the other timer may stay
         print(json.dumps(verdict), flush=True)
 
 
 def _ask(answer: str, gold: str) -> bool:
-    """Asks a worker for symbolic(answer, gold); raises TimeoutError if it had to be killed."""
-    idle, reply = _idle, ""
+    """same_answer in a worker; raises TimeoutError if it had to be killed."""
+    idle, reply = _idle, ""                           # close() may make a new queue meanwhile
     worker = idle.get()
     try:
         if worker is None or worker.poll() is not None:
@@ -349,8 +359,11 @@ class Grade(NamedTuple):
 
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
 def _judge(answer: str | None, gold: str | None) -> Grade:
+    """Only what needs algebra goes to a worker, and then as a whole, so that one deadline holds for all its parts."""
+    asked = []
     try:
-        return Grade(answer, same_answer(answer, gold, _ask), False)
+        correct = same_answer(answer, gold, lambda *pair: asked.append(pair))
+        return Grade(answer, _ask(answer, gold) if asked else correct, False)
     except TimeoutError:
         return Grade(answer, False, True)
 

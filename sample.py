@@ -186,8 +186,8 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
 class SlotCache:
     """KV cache of fixed rows, each with its own length, and the attention over it. Rows 0..n-1 are live.
 
-    A `transformers` decoder calls `update` once a layer; what that returns goes, unread, to the attention function,
-    which is `slot_attention` below. There are two ways to attend:
+    `decode_layers` calls `update` and `attend` once a layer. So does a `transformers` decoder of its own: what `update`
+    returns goes, unread, to the attention function, which is `slot_attention` below. There are two ways to attend:
 
     - `varlen_attn` reads what each row has and no more (CUDA in 16 bits);
     - elsewhere a masked attention reads the width of the longest row. So that one long row does not make every row
@@ -275,7 +275,8 @@ def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, 
 
 
 def rms_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+    # Rounded before the weight, as the model's own norm does it; given the weight, F.rms_norm would round after.
+    return norm.weight * F.rms_norm(x, x.shape[-1:], eps=norm.variance_epsilon)
 
 
 def can_unroll(model) -> bool:

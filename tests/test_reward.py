@@ -210,6 +210,7 @@ def test_numbers_side_by_side_are_a_product_or_nothing_but_never_a_sum(reward):
         \frac{40}{2}(5) # 25
         20\text{ }5 # 25
         \frac{20}{1}{5} # 25
+        \frac{\frac{20}{1}}{1}{5} # 25
         2(x+1) ~ 2x+2
         \log_2(8) ~ 3""")
 
@@ -257,6 +258,9 @@ def test_a_unit_may_be_left_out_but_must_agree_where_both_give_one(reward):
         30 ~ 30^\circ
         30\text{ degrees} ~ 30^\circ
         \$25 ~ 25
+        25\$ ~ 25
+        25 cm ~ 25\text{ cm}
+        \frac{1}{2} hours ~ \frac12
         25\text{ dollars} ~ \$25
         24\text{ cm} # 25\text{ cm}
         25\text{ million} # 25
@@ -331,6 +335,7 @@ def test_inequalities_equal_only_inequalities(reward):
         24 < x < 26 # 25
         x \le 25 # 25
         x \geq 3 ~ x \ge 3
+        x<=5 ~ x \le 5
         \le 25 # 25
         25 < # 25
         x > 3 # x \ge 3""")
@@ -344,6 +349,8 @@ def test_a_named_value_is_the_value_and_every_part_of_a_chain_must_agree(reward)
         x = \frac{10}{2} = 5 ~ 5
         x=5 # y=5
         26=25 # 25
+        (26)=25 # 25
+        x=(26)=25 # 25
         25=26 # 25
         2x=25 # 25
         x=x # 25
@@ -364,6 +371,8 @@ def test_choices_are_letters_and_words_are_words(reward):
         A, B, C, D # A
         \textbf{Evelyn} ~ \text{Evelyn}
         evelyn ~ \text{Evelyn}
+        mary-ann ~ \text{Mary-Ann}
+        p-q # P-Q
         \text{not Evelyn} # \text{Evelyn}
         neve # \text{even}
         \text{True} # 1
@@ -379,6 +388,7 @@ def test_algebra_counts_when_it_is_equal(reward):
         \frac{7!}{16} ~ 315
         6.72 \times 10^{-5} ~ .0000672
         2\sqrt5 ~ \sqrt{20}
+        \frac{\sqrt3}2 ~ \frac{\sqrt{3}}{2}
         π ~ \pi
         \begin{bmatrix}1&2\\3&4\end{bmatrix} ~ \begin{pmatrix}1&2\\3&4\end{pmatrix}
         2\sqrt{-1} ~ 2i
@@ -493,6 +503,14 @@ def test_a_worker_that_hangs_is_killed_counted_and_replaced(reward, monkeypatch)
     monkeypatch.undo()
     reward.close()                                                # the next worker starts with the real deadline
     assert reward.is_correct(THOUGHT + r"\boxed{q+2}", "2+q")
+
+
+def test_an_answer_goes_to_a_worker_once_with_all_its_parts_so_that_one_deadline_holds(reward, monkeypatch):
+    need(reward, "grade", "_ask")
+    asked, ask = [], reward._ask
+    monkeypatch.setattr(reward, "_ask", lambda *pair: asked.append(pair) or ask(*pair))
+    assert right(reward, "v+1, v+2, v+3", "3+v, 2+v, 1+v")
+    assert len(asked) == 1
 
 
 def test_a_worker_that_somebody_killed_is_replaced(reward):

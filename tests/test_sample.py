@@ -118,7 +118,7 @@ def random_model(kind: str, **more):
     config = transformers.AutoConfig.for_model(kind, num_key_value_heads=2, max_position_embeddings=512, **sizes, **more)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for p in model.parameters():
-        p.data.mul_(5 if p.dim() > 1 else 1)
+        p.data.mul_(5 if p.dim() > 1 else torch.rand(p.shape) + 0.5)             # norms that are not 1
     return model
 
 

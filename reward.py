@@ -99,7 +99,8 @@ _UNIT = re.compile(                                   # but not a word that chan
     r"|below|above|choose|mod|modulo|pi|wrong|false|never|zero|one|two|three|four|five|six|seven|eight|nine|ten)s?\b)"
     r"(?:[a-z.]+ ?){1,3}\}(?:\^\{[23]\})?$", re.IGNORECASE)
 # What may stand before = or \in: x, a_1, f(2), m+n, (x,y)
-_NAME = r"(?:(?![_(])(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))"
+_NAME = (r"(?:(?![_(])(?:\\(?:theta|angle) ?)?[A-Za-z]{0,3}(?:_\{\w+\})?(?:\(\w+\))?"
+         r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\))")
 # All that math-verify may see: it guesses at the rest, adds numbers that touch, and computes 9^{9^{9}} for hours.
 _ALGEBRA = re.compile(r"""
     (?! [*/=<>] | \\(?:cdot|times|div|[lg]eq?)(?![a-z]) )                # begins with what works on two sides

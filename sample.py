@@ -162,7 +162,8 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
         try:
             table = datasets.load_dataset(name, split=split or "train")
         except Exception as error:  # pyarrow and datasets raise many kinds
-            die(f"data set {name} is no file and the hub does not give it ({first_line(error)}); offline, name a .jsonl file")
+            why = first_line(error)
+            die(f"data set {name} is no file and the hub does not give it ({why}); offline, name a .jsonl file")
         columns = table.column_names
     for key in (problem_key, answer_key):
         if key not in columns:

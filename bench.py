@@ -38,7 +38,17 @@ import torch
 import memory as planner
 import reward as grader
 import train_prune
-from policy import choose_rows, die, load_policy, memory_plan, Options, pick_device, refresh_copy, rollout_model
+from policy import (
+    Options,
+    choose_rows,
+    die,
+    first_line,
+    load_policy,
+    memory_plan,
+    pick_device,
+    refresh_copy,
+    rollout_model,
+)
 from sample import generate_rollouts, parse
 
 # name: vocabulary, hidden, intermediate, layers, heads, KV heads, whether the head is the embedding
@@ -816,7 +826,7 @@ def memory(cfg: Memory) -> None:
         shape, source = AutoConfig.from_pretrained(cfg.model, local_files_only=cfg.model in HUB), "its config.json"
     except Exception as error:  # the hub out of reach comes as many kinds
         if cfg.model not in HUB:
-            die(f"--model {cfg.model}: no config.json to be had ({str(error).splitlines()[0]})")
+            die(f"--model {cfg.model}: no config.json to be had ({first_line(error)})")
         shape = shape_config(HUB[cfg.model])
         source = "bench.py's own table of shapes: its config.json is not on this disk"
     print(f"{cfg.model}, cap {cfg.cap}, shape from {source}")

@@ -31,7 +31,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from policy import ADAPTER, damage, die, out_of_memory, read_json
+from policy import ADAPTER, damage, die, first_line, out_of_memory, read_json
 from sample import write_text
 
 try:
@@ -216,7 +216,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         fail(f"{folder} cannot be written ({reason}); earlier checkpoints are whole: make room and go on")
 
 
@@ -248,7 +248,7 @@ def save_checkpoint(target: Path, model, optimizer, table: list[dict], texts: di
                 for path in (*beside.iterdir(), beside):
                     sync(path)
             except RuntimeError as error:  # torch.save's own way to say that the disk is full
-                raise OSError(0, str(error).splitlines()[0]) from error
+                raise OSError(0, first_line(error)) from error
             if target.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(target, old)
@@ -313,7 +313,7 @@ def load_state(path: Path, optimizer, device) -> list[dict]:
         with open(path / "log.csv", newline="", encoding="utf-8") as f:
             return list(csv.DictReader(f))
     except Exception as error:  # torch.load raises many kinds
-        die(f"{path}: optimizer.pt or log.csv is damaged: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        die(f"{path}: optimizer.pt or log.csv is damaged: {first_line(error)}")
 
 
 def read_eval(path: Path) -> dict:
@@ -519,7 +519,7 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        fail(f"{str(error).splitlines()[0]}: lower --lora_r, or take --load_4bit true or --rollout_weights live")
+        fail(f"{first_line(error)}: lower --lora_r, or take --load_4bit true or --rollout_weights live")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -29,7 +29,7 @@ import yaml
 from tqdm import tqdm
 
 import reward
-from policy import Options, die, load_policy, read_json, rollout_model
+from policy import Options, die, first_line, load_policy, read_json, rollout_model
 from sample import (
     INSTRUCTION,
     LONGEST_LINE,
@@ -374,7 +374,7 @@ def load_run(folder: str) -> Run:
     problems: dict[str, dict[int, dict]] = {}
     for number, line in enumerate(lines, start=1):
         if len(line) > LONGEST_LINE:
-            die(f"{path} line {number} is longer than 10 MB: no rollout is")
+            die(f"{path} line {number} is longer than {LONGEST_LINE // 10**6} MB: no rollout is")
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -512,7 +512,7 @@ def like(path: str) -> dict:
     except OSError:
         die(f"--like {path!r} cannot be read: name a training config")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        die(f"--like {path} is not YAML: {str(error).splitlines()[0]}")
+        die(f"--like {path} is not YAML: {first_line(error)}")
     return {here: options[name] for name, here in LIKE.items() if name in options}
 
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from analyse import make, read_sides, show_behaviours
 from eval import Run, bootstrap, notes, quotient_difference
-from policy import Options, die, load_policy, rollout_model
+from policy import Options, chat_text, die, load_policy, rollout_model
 from sample import parse, sample_within_memory
 
 # --- yours to edit: the phases, and what the judge is told
@@ -152,7 +152,7 @@ def make_judge(cfg: Config) -> Callable[[list[str], int], list[tuple[str | None,
 
     def ask_local(prompts: list[str], attempt: int):
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+        texts = [chat_text(tokenizer, chat) for chat in chats]
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         # The second attempt is sampled: a greedy one would say the same again.
         options = {"cap": cfg.reply_tokens, "temperature": 0.7 * attempt, "seed": cfg.seed}

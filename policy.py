@@ -80,12 +80,17 @@ def load_tokenizer(path: str):
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        die(f"--model {path}: no tokenizer to be had ({str(error).splitlines()[0]})")
+        die(f"--model {path}: no tokenizer to be had ({first_line(error)})")
     if not tokenizer.chat_template:
         die(f"--model {path}: its tokenizer has no chat template; take the chat or distilled version of the model")
     if tokenizer.eos_token_id is None:
         die(f"--model {path}: its tokenizer has no end token, so no rollout could ever finish")
     return tokenizer
+
+
+def chat_text(tokenizer, messages: list[dict]) -> str:
+    """The chat as the model reads it, up to where it answers; to be encoded without adding special tokens."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def load_policy(options: Options, adapter: str = "", trainable: bool = False, reference: str = ""):
@@ -116,9 +121,8 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
         read_json(path)  # transformers' own messages do not always name the file
     try:
         tokenizer = load_tokenizer(options.model)
-        messages = [{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        tokenizer(text, add_special_tokens=False)
+        chat = [{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}]
+        tokenizer(chat_text(tokenizer, chat), add_special_tokens=False)
     except Exception as error:  # tokenizers and jinja raise many kinds
         die(f"--model {options.model}: its tokenizer or chat template is damaged ({first_line(error)})")
     quantization = None

@@ -273,7 +273,7 @@ def thinkprune(correct: bool, finished: bool, n_tokens: int, cap: int) -> float:
 # that answers until the kernel ends it, after CPU_SECONDS or at the latest WALL_SECONDS on one answer, and then forks
 # the next in milliseconds. A worker is a plain command, not multiprocessing: that works inside daemonic processes and
 # in scripts without an `if __name__` guard, and never copies a process with CUDA.
-CPU_SECONDS, WALL_SECONDS, MEMORY = 0.75, 4.0, 2 << 30                   # CPU: the same on a busy machine
+CPU_SECONDS, WALL_SECONDS, START_SECONDS, MEMORY = 0.75, 4.0, 120.0, 2 << 30      # CPU: the same on a busy machine
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
 
@@ -285,7 +285,9 @@ def _serve(cpu_seconds: float, wall_seconds: float) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())    # what the user's process blocks or ignores would be inherited
     for timer in signal.SIGPROF, signal.SIGALRM:
         signal.signal(timer, signal.SIG_DFL)          # it kills
+    signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     symbolic("x+1", "1+x")                            # imports and tables now, not on the first answer's time
+    signal.setitimer(signal.ITIMER_REAL, 0)
     print("ready", flush=True)
 
     def ask(*pair: str) -> bool:
@@ -367,6 +369,8 @@ def _judge(answer: str | None, gold: str | None) -> Grade:
         return Grade(answer, _ask(answer, gold) if asked else correct, False)
     except TimeoutError:
         return Grade(answer, False, True)
+    except (ValueError, IndexError, RecursionError):  # the model's text never makes us raise
+        return Grade(answer, False, False)
 
 
 def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list[Grade]:
@@ -376,8 +380,10 @@ def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list
     Grade(answer='1,234', correct=True, timed_out=False)
     """
     pairs = [(extract_answer(r, thinking), g if g is None else str(g)) for r, g in zip(responses, golds, strict=True)]
+    unique = list(dict.fromkeys(pairs))               # or two threads would ask the same at once
     with ThreadPoolExecutor(WORKERS) as threads:
-        return list(threads.map(lambda pair: _judge(*pair), pairs))
+        grades = dict(zip(unique, threads.map(lambda pair: _judge(*pair), unique)))
+    return [grades[pair] for pair in pairs]
 
 
 def is_correct(response: str, gold: str, thinking: bool = True) -> bool:

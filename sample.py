@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from memory import head_dim
-from policy import Options, choose_rows, die, first_line, load_policy, out_of_memory, rollout_model
+from policy import Options, chat_text, choose_rows, die, first_line, load_policy, out_of_memory, rollout_model
 
 # --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
 SYSTEM = (
@@ -97,7 +97,7 @@ def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTI
         {"role": "system", "content": SYSTEM.format(cap=cap)},
         {"role": "user", "content": f"{problem}\n{instruction}" if instruction else problem},
     ]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return chat_text(tokenizer, messages)
 
 
 def encode_prompts(tokenizer, problems: Sequence[str], cap: int, instruction: str = INSTRUCTION) -> list[list[int]]:
@@ -133,7 +133,7 @@ def json_rows(source: str) -> list[dict]:
                 die(f"problem file {source} is not JSON lines: row {i + 1} is no object")
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair would stop the tokenizer later
     except (ValueError, RecursionError) as error:
-        die(f"problem file {source} is not JSON lines: line {number}: {str(error).splitlines()[0]}")
+        die(f"problem file {source} is not JSON lines: line {number}: {first_line(error)}")
     return rows
 
 
@@ -365,7 +365,7 @@ def graphed(step: Callable[[int], None], rows: int) -> Callable[[int], None]:
                 graphs[size] = graph
             except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
                 possible = False
-                print(f"note: decoding without CUDA graphs ({str(error).splitlines()[0]})", file=sys.stderr)
+                print(f"note: decoding without CUDA graphs ({first_line(error)})", file=sys.stderr)
 
     return run
 

@@ -17,7 +17,7 @@ import yaml
 import checkpoint
 import sample
 import train_prune
-from policy import fingerprint, load_policy, Options
+from policy import Options, fingerprint, load_policy
 from sample import Rollout, generate_rollouts, load_problems, sample_within_memory
 from standin import make_r1_standin, make_tiny, with_lora
 from train_prune import Config, advantages, batch_of, make_reward, micro_batches, policy_loss, select, token_logp, update_policy

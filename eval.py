@@ -16,32 +16,16 @@ import json
 import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from math import comb
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import yaml
 from tqdm import tqdm
 
 import reward
-from policy import Options, die, first_line, load_policy, read_json, rollout_model
-from sample import (
-    INSTRUCTION,
-    LONGEST_LINE,
-    build_prompt,
-    encode_prompts,
-    load_problems,
-    parse,
-    rollout_row,
-    sample_within_memory,
-    write_jsonl,
-    write_text,
-)
+from engine.files import Options, die, first_line, parse, read_json, write_jsonl, write_text
+from engine.policy import load_policy, rollout_model
+from sample import INSTRUCTION, build_prompt, encode_prompts, load_problems, rollout_row, sample_within_memory
 
 
 @dataclass
@@ -142,133 +126,6 @@ def metrics(rows: list[dict]) -> dict:
     }
 
 
-def bootstrap(values, statistic: Callable, null: float = 0.0, resamples: int = 10_000, seed: int = 0) -> dict:
-    """A statistic of means over problems, with its 95 % percentile interval from drawing problems anew.
-
-    Args:
-        values: (P, m) figures of each problem; the rows of one problem are drawn together, which pairs A and B.
-        statistic: Takes means (..., m) to (...,).
-        null: The value that means "no difference".
-
-    Returns:
-        {"value", "low", "high", "verdict"}; no interval for fewer than two problems, no value for 0 / 0.
-
-    >>> bootstrap([[1, 0], [1, 0], [1, 1], [0, 0]], lambda m: m[..., 0] - m[..., 1])
-    {'value': 0.5, 'low': 0.0, 'high': 1.0, 'verdict': 'not distinguishable'}
-
-    Source: Efron and Tibshirani 1993, section 13.3.
-    """
-    values, rng, draws = np.asarray(values, float), np.random.default_rng(seed), []
-    n = len(values)
-    with np.errstate(all="ignore"):
-        value = float(statistic(values.mean(0)))
-        for start in range(0, resamples if n > 1 else 0, 500):  # in pieces: (10000, P) would fill a small machine
-            size = min(500, resamples - start)
-            drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)     # (size, P)
-            draws.append(statistic(times.astype(float) @ values / n))
-    if not math.isfinite(value):
-        return {"value": None, "low": None, "high": None, "verdict": "nothing to compare"}
-    draws = np.concatenate(draws or [np.empty(0)])
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return {"value": value, "low": None, "high": None, "verdict": "no interval"}
-    low, high = map(float, np.percentile(draws, [2.5, 97.5]))
-    verdict = "higher" if low > null else "lower" if high < null else "not distinguishable"
-    return {"value": value, "low": low, "high": high, "verdict": verdict}
-
-
-def point(values) -> dict:
-    """{"value", "se"}: mean of (P, S) values and its standard error, clustered by problem."""
-    return dict(zip(("value", "se"), mean_and_se([list(map(float, np.atleast_1d(row))) for row in values])))
-
-
-def difference(m: np.ndarray) -> np.ndarray:
-    """B - A of means (..., 2)."""
-    return m[..., 1] - m[..., 0]
-
-
-def ratio(m: np.ndarray) -> np.ndarray:
-    """B / A of means (..., 2)."""
-    return m[..., 1] / m[..., 0]
-
-
-def quotient_difference(m: np.ndarray) -> np.ndarray:
-    """B's quotient - A's of means (..., 4): A's numerator and denominator, then B's."""
-    return m[..., 2] / m[..., 3] - m[..., 0] / m[..., 1]
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that k of n samples, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k).
-
-    >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 3, 2)
-    (0.25, 0.5, 1.0)
-
-    Source: Chen et al. 2021 (Codex), section 2.1.
-    """
-    return 1 - comb(n - c, k) / comb(n, k)
-
-
-def cons_at_k(right: int, wrong: Sequence[int], silent: int, k: int) -> float:
-    """Chance that the right answer wins the vote of k samples drawn without replacement; exact, no resampling.
-
-    A tie between j answers gives each 1/j. Samples without an answer abstain; if all do, the vote is wrong.
-
-    Args:
-        right: Samples with the right answer. wrong: samples with each wrong answer. silent: samples without one.
-
-    >>> cons_at_k(2, [1, 1], 0, 4), cons_at_k(2, [2], 0, 4), cons_at_k(1, [3], 0, 1), cons_at_k(1, [], 3, 4)
-    (1.0, 0.5, 0.25, 1.0)
-    """
-    n, total = right + sum(wrong) + silent, Fraction(0)
-    for t in range(1, min(right, k) + 1):  # votes for the right answer
-        rivals = [c for c in wrong if c >= t]
-        others = n - right - sum(rivals)  # cannot reach t: only their number counts
-        ways = Counter({(0, 0): 1})  # (votes of the rivals, rivals at t) -> draws in which none is above t
-        for c in rivals:
-            more = Counter()
-            for (votes, tied), count in ways.items():
-                for x in range(min(t, k - t - votes) + 1):
-                    more[votes + x, tied + (x == t)] += count * comb(c, x)
-            ways = more
-        for (votes, tied), count in ways.items():
-            total += Fraction(comb(right, t) * count * comb(others, k - t - votes), tied + 1)
-    return float(total / comb(n, k))
-
-
-def ballots(rows: list[dict]) -> tuple[int, list[int], int]:
-    r"""Votes of one problem's samples, as `cons_at_k` takes them: equal answers together, however written.
-
-    Two wrong answers are the same if reward.same_answer says so without algebra; a cut rollout abstains.
-
-    >>> row = {"finished": True, "correct": False}
-    >>> ballots([row | {"answer": a} for a in ("1/2", r"\frac12", "7", None)])
-    (0, [2, 1], 1)
-    """
-    spoken = [row for row in rows if row["finished"] and row["answer"] is not None]
-    wrong: Counter[str] = Counter()
-    for answer, count in Counter(row["answer"] for row in spoken if not row["correct"]).items():
-        wrong[next((w for w in wrong if same(answer, w)), answer)] += count
-    return len(spoken) - sum(wrong.values()), list(wrong.values()), len(rows) - len(spoken)
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two answers are written alike; never raises on the model's text."""
-    try:
-        return a == b or reward.same_answer(a, b, lambda *_: False)
-    except (ValueError, IndexError, RecursionError):
-        return False
-
-
-def powers(n: int) -> list[int]:
-    """1, 2, 4, ... up to n, and n itself.
-
-    >>> powers(6)
-    [1, 2, 4, 6]
-    """
-    return sorted({2**i for i in range(n.bit_length())} | {n})
-
-
 # ---------------------------------------------------------------------------------------- measuring
 
 
@@ -325,115 +182,6 @@ def evaluate(
 
 
 # ---------------------------------------------------------------------------------------- reading back
-
-
-class Run(NamedTuple):
-    """One evaluation folder: P problems with S samples each; row p * S + s of `rows` is sample s of problem p."""
-
-    folder: str
-    info: dict
-    rows: list[dict]
-    ids: list[str]
-    right: np.ndarray
-    """(P, S) bool: correct and ended within the cap."""
-    tokens: np.ndarray
-    """(P, S) int: response tokens, the end token included."""
-
-    @property
-    def samples(self) -> int:
-        return self.right.shape[1]
-
-    @property
-    def groups(self) -> list[list[dict]]:
-        """The rows by problem."""
-        return [self.rows[i : i + self.samples] for i in range(0, len(self.rows), self.samples)]
-
-    def means(self) -> np.ndarray:
-        """(P, 2): pass@1 and tokens of each problem."""
-        return np.stack([self.right.mean(1), self.tokens.mean(1)], 1)
-
-
-KINDS = {"id": str, "sample": int, "problem": str, "gold": str, "prompt": str, "response": str, "n_tokens": int}
-KINDS |= {"finished": bool, "correct": bool, "answer": str | None}
-
-
-def load_run(folder: str) -> Run:
-    """Reads eval.json and rollouts.jsonl; exits with status 2, naming file and line, for anything amiss."""
-    path = Path(folder, "eval.json")
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        cap, _ = int(info["cap"]), info["model"]
-        info.setdefault("instruction", INSTRUCTION)  # evaluations from before the option had this one
-        path = Path(folder, "rollouts.jsonl")
-        with path.open("rb") as file:  # bytes end their lines at \n alone, text at U+2028, too
-            lines = list(iter(lambda: file.readline(LONGEST_LINE + 1), b""))
-    except OSError as error:
-        die(f"{path}: {error.strerror} (python eval.py --out_dir {folder} writes it)")
-    except (ValueError, KeyError, TypeError) as error:
-        die(f"{path} is not as eval.py writes it ({error!r})")
-    problems: dict[str, dict[int, dict]] = {}
-    for number, line in enumerate(lines, start=1):
-        if len(line) > LONGEST_LINE:
-            die(f"{path} line {number} is longer than {LONGEST_LINE // 10**6} MB: no rollout is")
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            die(f"{path} line {number} is not JSON")
-        for key, kind in KINDS.items():
-            if not isinstance(row, dict) or key not in row:
-                die(f"{path} line {number} has no {key}")
-            if not isinstance(row[key], kind):
-                die(f"{path} line {number}: {key} is {row[key]!r:.60}, not {getattr(kind, '__name__', kind)}")
-        if not 1 <= row["n_tokens"] <= cap:
-            die(f"{path} line {number}: {row['n_tokens']} tokens, not 1 to {cap}, the cap in eval.json")
-        if row["sample"] in problems.setdefault(row["id"], {}):
-            die(f"{path} line {number}: sample {row['sample']} of problem {row['id']} is there twice")
-        problems[row["id"]][row["sample"]] = row
-    if not problems:
-        die(f"{path} holds no rollouts")
-    counts = Counter(map(len, problems.values()))
-    if len(counts) > 1:
-        few, most = min(problems, key=lambda i: len(problems[i])), max(counts)
-        die(f"{path}: problem {few} has {len(problems[few])} samples, another {most}; all need the same number")
-    return arrange(folder, info, [[group[s] for s in sorted(group)] for group in problems.values()])
-
-
-def arrange(folder: str, info: dict, groups: list[list[dict]]) -> Run:
-    """A Run from its rows by problem."""
-    right = np.array([[row["correct"] and row["finished"] for row in group] for group in groups])
-    tokens = np.array([[row["n_tokens"] for row in group] for group in groups])
-    ids = [group[0]["id"] for group in groups]
-    return Run(folder, info, [row for group in groups for row in group], ids, right, tokens)
-
-
-def pair(a: Run, b: Run) -> Run:
-    """B with its problems in A's order; exits with status 2 where the two cannot be compared."""
-    if a.info["cap"] != b.info["cap"]:
-        die(f"{a.folder} was measured with cap {a.info['cap']}, {b.folder} with {b.info['cap']}: measure both with one")
-    groups = dict(zip(b.ids, b.groups))
-    for i, (mine, *_) in zip(a.ids, a.groups):
-        if i not in groups or any(mine[key] != groups[i][0][key] for key in ("problem", "gold")):
-            die(f"{b.folder}/rollouts.jsonl: problem {i} of {a.folder} is {'another' if i in groups else 'not'} there")
-    if len(groups) > len(a.ids):
-        die(f"{a.folder}/rollouts.jsonl lacks problem {next(i for i in b.ids if i not in a.ids)} of {b.folder}")
-    return arrange(b.folder, b.info, [groups[i] for i in a.ids])
-
-
-def notes(runs: list[Run]) -> list[str]:
-    """What a reader of the tables must know about the measurements."""
-    lines = []
-    for run in runs:
-        if len(run.ids) == 1:
-            lines.append(f"{run.folder}: one problem only, so no error bar and no interval.")
-        if run.samples == 1:
-            lines.append(f"{run.folder}: one sample a problem, so no pass@k and no vote; +- is between problems.")
-        if not run.right.any():
-            lines.append(f"{run.folder}: no right answer at all.")
-    for key in ("data", "model", "temperature", "top_p", "prompt_cap", "samples", "seed", "instruction"):
-        values = [run.info.get(key) for run in runs]
-        if any(value != values[0] for value in values):
-            lines.append(f"They differ in {key}: {', '.join(map(str, values))}.")
-    return lines
 
 
 # ---------------------------------------------------------------------------------------- the commands
@@ -557,7 +305,7 @@ def main(cfg: Config) -> None:
 def command(arguments: list[str]) -> None:
     """Runs the sub-command that the arguments name."""
     if arguments[:1] == ["compare"]:
-        import analyse  # imports this file
+        from analysis import report as analyse  # imports this file
 
         analyse.main(arguments)
     elif arguments[:1] == ["report"]:

@@ -19,23 +19,32 @@ at every token and returns no log-probs. What this one does instead:
   with 8 rows or with 128 (in bfloat16 rounding may still turn single tokens), so runs can be compared.
 """
 
-import contextlib
-import json
 import logging
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from memory import head_dim
-from policy import Options, chat_text, choose_rows, die, first_line, load_policy, out_of_memory, rollout_model
+from engine.files import Options, die, first_line, json_rows, parse, write_jsonl
+from engine.memory import choose_rows, out_of_memory
+from engine.policy import chat_text, load_policy, rollout_model
+from engine.slots import (
+    SlotCache,
+    can_unroll,
+    can_varlen,
+    decode_layers,
+    float_logits,
+    graphed,
+    pick_token,
+    prefill,
+    rope_table,
+    slot_attention,
+)
 
 # --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
 SYSTEM = (
@@ -106,37 +115,6 @@ def encode_prompts(tokenizer, problems: Sequence[str], cap: int, instruction: st
     return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
 
 
-LONGEST_LINE = 10_000_000  # bytes; a longer line is no problem, but an attempt on the memory
-
-
-def json_rows(source: str) -> list[dict]:
-    """The objects of a JSON-lines file or of one JSON list; exits with status 2, naming the line, for what is none."""
-    lines = []
-    try:
-        with open(source, "rb") as f:
-            while line := f.readline(LONGEST_LINE + 1):
-                lines.append(line)
-                if len(line) > LONGEST_LINE:
-                    die(f"problem file {source} line {len(lines)} is longer than {LONGEST_LINE // 10**6} MB")
-    except OSError as error:
-        die(f"problem file {source} cannot be read ({error.strerror})")
-    number, rows = 1, []
-    try:
-        if lines and lines[0].lstrip().startswith(b"["):
-            rows = json.loads(b"".join(lines))
-        else:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(json.loads(line))
-        for i, row in enumerate(rows):
-            if not isinstance(row, dict):
-                die(f"problem file {source} is not JSON lines: row {i + 1} is no object")
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair would stop the tokenizer later
-    except (ValueError, RecursionError) as error:
-        die(f"problem file {source} is not JSON lines: line {number}: {first_line(error)}")
-    return rows
-
-
 def load_problems(source: str, problem_key: str = "problem", answer_key: str = "answer") -> list[dict]:
     """Returns rows with at least `id`, `problem`, `answer` (strings); extra columns are kept.
 
@@ -182,245 +160,6 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
 
 
 # ---------------------------------------------------------------------------------------- the decode loop
-
-
-class SlotCache:
-    """KV cache of fixed rows, each with its own length, and the attention over it. Rows 0..n-1 are live.
-
-    `decode_layers` calls `update` and `attend` once a layer. So does a `transformers` decoder of its own: what `update`
-    returns goes, unread, to the attention function, which is `slot_attention` below. There are two ways to attend:
-
-    - `varlen_attn` reads what each row has and no more (CUDA in 16 bits);
-    - elsewhere a masked attention reads the width of the longest row. So that one long row does not make every row
-      read its width, rows stand roughly sorted, longest first, in a few bands that each read their own width.
-
-    Args:
-        width: Most tokens of a row.
-        varlen: Use `varlen_attn`.
-    """
-
-    def __init__(self, model, rows: int, width: int, varlen: bool = False):
-        c, device = model.config, model.device
-        self.rows, self.width, self.varlen = rows, width, varlen
-        self.heads, self.dim = c.num_key_value_heads, head_dim(c)
-        self.band = rows if varlen else max(8, rows // 8)                         # rows of a band
-        self.bands: list[tuple[int, int, int]] = []                              # (first, end, width); none: all
-        # Zeros, not empty: a masked position still enters the product, and 0 * NaN is NaN. varlen_attn wants the
-        # tokens of a row one after the other; the masked attention is faster where those of a head are.
-        shape = (rows, width, self.heads, self.dim) if varlen else (rows, self.heads, width, self.dim)
-        stores = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(2 * c.num_hidden_layers)]
-        stores = [s.transpose(1, 2) if varlen else s for s in stores]            # (rows, KV heads, width, dim) each
-        self.keys, self.values = stores[0::2], stores[1::2]
-        self.length = torch.zeros(rows, dtype=torch.long, device=device)         # (rows,) tokens in the cache
-        self.index = torch.arange(rows, device=device)
-        self.mask = torch.full((rows, 1, 1, 1 if varlen else width), -torch.inf, dtype=model.dtype, device=device)
-        self.used = torch.zeros(rows, dtype=torch.int32, device=device)          # (rows,) length with the new token
-        self.starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-
-    def open(self, n: int) -> None:
-        """Makes room for one more token in each of the first `n` rows."""
-        length = self.length[:n]
-        self.at = (self.index[:n], slice(None), length)                          # where every layer stores it
-        if self.varlen:
-            self.used[:n] = length + 1
-        else:
-            self.mask[self.index[:n], 0, 0, length] = 0
-            self.masks = [(a, b, w, self.mask[a:b, :, :, :w]) for a, b, w in self.bands or [(0, n, self.width)]]
-
-    def update(self, key, value, layer: int, *args, **kwargs):
-        """Stores one token a row, (n, KV heads, 1, dim)."""
-        self.keys[layer][self.at], self.values[layer][self.at] = key[:, :, 0], value[:, :, 0]
-        return self, layer
-
-    def attend(self, layer: int, query: torch.Tensor, scale: float | None) -> torch.Tensor:
-        """One query a row over the row's keys: (n, heads, 1, dim) -> (n, 1, heads, dim)."""
-        n, heads = query.shape[:2]
-        keys, values = self.keys[layer], self.values[layer]
-        if self.varlen:
-            from torch.nn.attention.varlen import varlen_attn  # here, because it takes a second to import
-
-            k, v = (store.transpose(1, 2).flatten(0, 1) for store in (keys, values))  # (rows * width, KV heads, dim)
-            starts = self.starts[: n + 1]
-            return varlen_attn(
-                query[:, :, 0], k, v, starts, starts * self.width, 1, self.width, scale=scale, enable_gqa=True,
-                seqused_k=self.used[:n],
-            )[:, None]
-        # The heads that share a key head are its queries: nothing is repeated.
-        query = query.reshape(n, self.heads, heads // self.heads, self.dim)
-        out = [
-            F.scaled_dot_product_attention(
-                query[a:b], keys[a:b, :, :w], values[a:b, :, :w], attn_mask=mask, scale=scale
-            )
-            for a, b, w, mask in self.masks
-        ]
-        return (torch.cat(out) if len(out) > 1 else out[0]).view(n, 1, heads, self.dim)
-
-    def fill(self, row: int, prompt, b: int, length: int) -> None:
-        """Starts a row from element `b` of a prefilled batch of prompts."""
-        for layer in range(len(self.keys) if length else 0):
-            self.keys[layer][row, :, :length] = prompt.layers[layer].keys[b, :, :length]
-            self.values[layer][row, :, :length] = prompt.layers[layer].values[b, :, :length]
-        self.mask[row, 0, 0, :length], self.mask[row, 0, 0, length:] = 0, -torch.inf
-        self.length[row] = length
-
-    def move(self, source: int, row: int, length: int) -> None:
-        """Copies one live row over a finished one."""
-        for store in (*self.keys, *self.values):
-            store[row, :, :length] = store[source, :, :length]
-        self.mask[row], self.length[row] = self.mask[source], self.length[source]
-
-
-def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, scaling=None, **kwargs):
-    """Attention function of `transformers` while rollouts are decoded; the cache came out of its `update`."""
-    return cache.attend(layer, query, scaling), None
-
-
-def rms_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    # Rounded before the weight, as the model's own norm does it; given the weight, F.rms_norm would round after.
-    return norm.weight * F.rms_norm(x, x.shape[-1:], eps=norm.variance_epsilon)
-
-
-def can_unroll(model) -> bool:
-    """Whether `decode_layers` computes this model: Qwen2 and Llama, unless their RoPE changes with the length."""
-    norms = {p.dtype for name, p in model.named_parameters() if "norm" in name}
-    known = model.config.model_type in ("qwen2", "llama") and norms == {model.dtype}
-    return known and model.get_decoder().rotary_emb.rope_type in ("default", "linear", "llama3", "yarn")
-
-
-def rope_table(decoder, width: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of RoPE for positions 0..width-1, (width, dim) each; the sines with rotate_half's signs."""
-    cos, sin = decoder.rotary_emb(like, torch.arange(width, device=like.device)[None])
-    sin[..., : sin.shape[-1] // 2] *= -1
-    return cos[0], sin[0]
-
-
-def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]):
-    """One token a row through a Qwen2 or Llama decoder: what its own forward computes, in fewer operations.
-
-    One token is little work, so starting an operation takes as long as running it. Here a norm is one operation and
-    query and key turn together. Edit a layer here and rollouts no longer come from the model that is trained.
-
-    Args:
-        token: (n,) input ids.
-        rope: Of `rope_table`.
-
-    Returns:
-        (n, H) states before the head.
-    """
-    position, split = slots.length[: len(token)], decoder.config.num_attention_heads
-    cos, sin = (table[position, None] for table in rope)                         # (n, 1, dim)
-    hidden = decoder.embed_tokens(token)                                         # (n, H)
-    for i, layer in enumerate(decoder.layers):
-        attention, x = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
-        both = torch.cat([attention.q_proj(x), attention.k_proj(x)], 1)          # query and key turn together
-        both = both.view(len(token), -1, slots.dim)                              # (n, heads + KV heads, dim)
-        both = both * cos + both.roll(slots.dim // 2, -1) * sin
-        value = attention.v_proj(x).view(len(token), -1, 1, slots.dim)
-        slots.update(both[:, split:, None], value, i)
-        x = slots.attend(i, both[:, :split, None], attention.scaling)            # (n, 1, heads, dim)
-        hidden = hidden + attention.o_proj(x.flatten(1))
-        hidden = hidden + layer.mlp(rms_norm(layer.post_attention_layernorm, hidden))
-    return rms_norm(decoder.norm, hidden)
-
-
-def can_varlen(model) -> bool:
-    """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
-    c, device = model.config, model.device
-    if device.type != "cuda":
-        return False
-    one = torch.tensor([0, 1], dtype=torch.int32, device=device)
-    query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=device)
-    key = query[:, : c.num_key_value_heads].contiguous()
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-
-        varlen_attn(query, key, key, one, one, 1, 1, enable_gqa=True, seqused_k=one[1:])
-    except (ImportError, RuntimeError, TypeError):  # no kernel for this card or type, or an older torch
-        return False
-    return True
-
-
-def graphed(step: Callable[[int], None], rows: int) -> Callable[[int], None]:
-    """Returns `step` for CUDA as one graph for each of a few row counts: a step then costs one launch, not hundreds.
-
-    `step(n)` may touch only tensors that stay where they are, and has to leave the rows behind the live ones as they
-    are. The first time that a row count comes up, the step is run and then captured, which does not run it again.
-    On a CPU the same padded row counts are run without a graph: that is what the tests see.
-    """
-    sizes = sorted({1, 2, 4, *range(8, 64, 8), *range(64, rows, 32), rows})
-    graphs, pool, possible = {}, None, torch.cuda.is_available()
-
-    def run(n: int) -> None:
-        nonlocal pool, possible
-        size = next(s for s in sizes if s >= n)
-        if size in graphs:
-            return graphs[size].replay()
-        step(size)
-        if possible:
-            pool = pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, pool=pool):
-                    step(size)
-                graphs[size] = graph
-            except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
-                possible = False
-                print(f"note: decoding without CUDA graphs ({first_line(error)})", file=sys.stderr)
-
-    return run
-
-
-def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
-
-    Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
-    On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
-    """
-    if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
-        return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
-    return head(hidden).float()
-
-
-def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float):
-    """Samples one token a row by inverting the distribution function at u.
-
-    Args:
-        logits: (n, V) float32.
-        u: (n, 1) uniform in [0, 1).
-
-    Returns:
-        Tokens (n,) and their log-probs (n,), the latter from the whole softmax, before top_p cuts it.
-
-    >>> logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]]).log_softmax(-1)
-    >>> [int(pick_token(logits, torch.tensor([[u]]), 1.0, 1.0)[0]) for u in (0.1, 0.3, 0.9)]
-    [0, 1, 3]
-    """
-    if temperature == 0:
-        logp = logits.log_softmax(-1)
-        token = logits.argmax(-1, keepdim=True)
-        return token[:, 0], logp.gather(1, token)[:, 0]
-    logp = F.log_softmax(logits / temperature, dim=-1)                           # (n, V)
-    weight = logp.exp()
-    if top_p < 1:
-        ordered, order = weight.sort(dim=-1, descending=True)
-        # A token is out if what stands before it already reaches top_p.
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
-        weight = torch.zeros_like(weight).scatter(1, order, ordered)
-    cdf = weight.cumsum(-1)
-    # right=True steps over tokens of weight 0; the clamp guards the last one against rounding.
-    token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
-    return token[:, 0], logp.gather(1, token)[:, 0]
-
-
-@torch.no_grad()
-def prefill(model, prompts: list[list[int]]):
-    """KV cache of all but the last token of each prompt, padded on the right; None where there is nothing."""
-    width = max(len(p) for p in prompts) - 1
-    if width == 0:
-        return None
-    ids = torch.tensor([(p[:-1] + [0] * width)[:width] for p in prompts], device=model.device)
-    # Padding stands behind the prompt, where causal attention never looks: no mask is needed.
-    return model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
 
 
 @torch.no_grad()
@@ -665,51 +404,6 @@ def rollout_row(problem: dict, sample: int, prompt: str, rollout: Rollout) -> di
         "correct": None,
         "reward": None,
     }
-
-
-def write_text(path: str | Path, text: str, status: int = 2) -> None:
-    """Writes beside, to the disk, and then in place, so that a cut-off write leaves what was there.
-
-    Args:
-        status: Exit status, after one line, where it cannot be written (no space, read-only, ...).
-    """
-    path = Path(path)
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8", newline="") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        message = f"error: {path} cannot be written ({error.strerror}); what was there before is as it was"
-        print(message, file=sys.stderr)
-        raise SystemExit(status)
-
-
-def write_jsonl(path: str | Path, rows: list[dict]) -> None:
-    """Writes rows as JSON lines."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def parse(config_class, **kwargs):
-    """Reads a script's options from YAML (--config) and flags; unknown keys and wrong types stop with one line."""
-    from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
-
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            die(" ".join(str(message).split()) + f" (python {sys.argv[0]} --help lists the options)")
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    try:
-        return auto_cli(
-            config_class, as_positional=False, return_instance=True, parser_class=Parser, allow_abbrev=False, **kwargs
-        )
-    except UnicodeDecodeError as error:  # the one damage of a YAML file that jsonargparse lets through
-        die(f"the file of --config is not UTF-8 ({error})")
 
 
 def main(cfg: Config) -> None:

@@ -111,5 +111,5 @@ fi
 measure base_test "$TEST" "$(option test_samples 4)"
 measure final_test "$TEST" "$(option test_samples 4)" "${adapter:+$OUT/final}"
 "$PYTHON" eval.py report "$OUT"
-"$PYTHON" plot.py run "$OUT"
+"$PYTHON" -m analysis.plot run "$OUT"
 printf 'next: python sample.py --model %q%s --cap %s --problem ...\n' "$MODEL" "${adapter:+ --adapter $(printf %q "$OUT/final")}" "$last"

@@ -16,7 +16,7 @@ How this differs from the paper (arXiv:2504.01296) and its code:
 - left out on purpose: reward models, several GPUs, asynchronous sampling, a value network.
 
 Reading order: Config, the formulas (reward, advantage, log-probs, loss), then `train`, which is the loop. What keeps
-a night's run whole (checkpoints, signals, full disks) stands in checkpoint.py.
+a night's run whole (checkpoints, signals, full disks) stands in engine/run_folder.py.
 """
 
 import contextlib
@@ -37,22 +37,15 @@ import torch
 import torch.utils.checkpoint
 import yaml
 
-import checkpoint
-import families
+import length_rewards
 import reward
+from engine import alarms, run_folder
+from engine.files import Options, die, disk_errors, fail, parse, read_json, write_text
+from engine.memory import memory_plan, out_of_memory
+from engine.policy import fingerprint, load_policy, refresh_copy, rollout_model
+from engine.slots import float_logits
 from eval import evaluate, metrics
-from policy import (
-    Options,
-    die,
-    fingerprint,
-    load_policy,
-    memory_plan,
-    out_of_memory,
-    read_json,
-    refresh_copy,
-    rollout_model,
-)
-from sample import Rollout, encode_prompts, float_logits, load_problems, parse, sample_within_memory, write_text
+from sample import Rollout, encode_prompts, load_problems, sample_within_memory
 
 
 @dataclass
@@ -69,7 +62,7 @@ class Config(Options):
     steps: int = 190
     """Steps of this round."""
     reward: str = "thinkprune"
-    """thinkprune, or a function of families.py by name."""
+    """thinkprune, or a function of length_rewards.py by name."""
     reward_options: dict[str, Any] = field(default_factory=dict)
     """Options of that reward, as in --reward_options '{"weight": 0.5}'."""
     advantage: Literal["group", "batch", "center"] = "group"
@@ -157,7 +150,7 @@ FREE |= {"caps", "test_data", "test_samples", "out_dir"}  # out_dir: a folder ma
 def make_reward(name: str, options: dict[str, Any]) -> Callable[[list[Rollout], list[bool], int, dict], list[float]]:
     """Returns f(rollouts of one group, verdicts, cap, problem row) -> rewards; exits where name or options are unknown.
 
-    `thinkprune` is reward.py's strict cap; every other name is a function of families.py. A family that asks
+    `thinkprune` is reward.py's strict cap; every other name is a function of length_rewards.py. A family that asks
     for `texts` or `ids` gets them; `ref_tokens` and `ref_accuracy` come from the problem row, or the options.
     """
     if name == "thinkprune":
@@ -166,9 +159,9 @@ def make_reward(name: str, options: dict[str, Any]) -> Callable[[list[Rollout], 
         return lambda group, correct, cap, row: [
             reward.thinkprune(c, r.finished, len(r.ids), cap) for c, r in zip(correct, group)
         ]
-    if name not in families.FAMILIES:
-        die(f"--reward {name} is unknown; there are thinkprune, {', '.join(families.FAMILIES)}")
-    family = families.FAMILIES[name]
+    if name not in length_rewards.FAMILIES:
+        die(f"--reward {name} is unknown; there are thinkprune, {', '.join(length_rewards.FAMILIES)}")
+    family = length_rewards.FAMILIES[name]
     wanted = [p.name for p in inspect.signature(family).parameters.values() if p.kind is p.KEYWORD_ONLY]
     own = [n for n in wanted if n not in ("texts", "ids")]
     if unknown := sorted(set(options) - set(own)):
@@ -236,7 +229,7 @@ def token_logp(model, ids: torch.Tensor, on: torch.Tensor, temperature: float, c
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
     pieces = zip(states.split(chunk), targets.split(chunk))
-    return torch.cat([torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
+    return torch.cat([torch.utils.run_folder.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
 
 
 def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, n_tokens: int, cfg: Config):
@@ -388,7 +381,7 @@ def update_policy(
             if len(failed) == 1:
                 how = "lower --cap or --head_chunk, or take --gradient_checkpointing true or --load_4bit true"
                 # In a later pass the weights are no longer those of a whole step: nothing to save.
-                (die if epoch == 0 else checkpoint.fail)(f"out of memory in the update at {longest} tokens: {how}")
+                (die if epoch == 0 else fail)(f"out of memory in the update at {longest} tokens: {how}")
             cfg.tokens_per_micro_batch = tokens = min(cfg.tokens_per_micro_batch, len(failed) * longest) // 2
             print(f"out of memory: the same update with --tokens_per_micro_batch {tokens}, from now on", flush=True)
             if epoch == 0:  # in a later pass they are those of the weights before the first: they stay
@@ -471,18 +464,18 @@ def check_options(cfg: Config) -> None:
 
 
 def main(cfg: Config) -> None:
-    """One round behind its guards: one process a folder, Ctrl-C and SIGTERM save (checkpoint.py)."""
+    """One round behind its guards: one process a folder, Ctrl-C and SIGTERM save (engine/run_folder.py)."""
     check_options(cfg)
     folder = Path(cfg.out_dir)
     if cfg.fresh and folder.exists():
-        checkpoint.move_aside(folder)
+        run_folder.move_aside(folder)
     # A copy: `rows` and `tokens_per_micro_batch` are lowered where memory runs out.
     cfg = dataclasses.replace(cfg, fresh=False)
-    checkpoint.check_folder(folder, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
+    run_folder.check_folder(folder, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
     if (folder / "done").is_file():
-        print(f"{folder} is done: {checkpoint.read_selection(folder)['why']}")
+        print(f"{folder} is done: {run_folder.read_selection(folder)['why']}")
         return
-    with checkpoint.lock(folder), checkpoint.stop_on_signals() as check:
+    with run_folder.lock(folder), run_folder.stop_on_signals() as check:
         train(cfg, folder, check)
 
 
@@ -493,9 +486,9 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     # --- 1. problems, policy, optimizer
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
-    log = functools.partial(checkpoint.log, folder)
-    damaged = checkpoint.set_damaged_aside(folder)
-    resume, last_step = checkpoint.newest(folder)
+    log = functools.partial(run_folder.log, folder)
+    damaged = run_folder.set_damaged_aside(folder)
+    resume, last_step = run_folder.newest(folder)
     torch.manual_seed(cfg.seed)  # only the LoRA's start draws from it: everything later is seeded by its step
     start = cfg.init_adapter if cfg.beta > 0 else ""
     model, tokenizer = load_policy(cfg, str(resume or cfg.init_adapter), trainable=True, reference=start)
@@ -525,8 +518,8 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     merged = sampler is not model.get_base_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    table = checkpoint.load_state(resume, optimizer, device) if resume else []  # the rows of log.csv
-    checkpoint.check_disk(folder, parameters)
+    table = run_folder.load_state(resume, optimizer, device) if resume else []  # the rows of log.csv
+    run_folder.check_disk(folder, parameters)
 
     def validate(label: str) -> tuple[dict, list[dict]]:
         setting = {"cap": cfg.val_cap, "prompt_cap": cfg.cap}
@@ -538,10 +531,10 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     def save(name: str, more: dict[str, str] | None = None) -> None:
         note = {"base": cfg.model, "base_fingerprint": fingerprint(model), "cap": cfg.cap}
         texts = {"nanoprune.json": json.dumps(note | {"step": int(table[-1]["step"])}) + "\n"} | (more or {})
-        checkpoint.save_checkpoint(folder / name, model, optimizer, table, texts)
+        run_folder.save_checkpoint(folder / name, model, optimizer, table, texts)
 
     # --- 2. the log: a head to reproduce from, and on resume only the steps that the checkpoint knows
-    log(checkpoint.head_lines(dataclasses.asdict(cfg), device))
+    log(run_folder.head_lines(dataclasses.asdict(cfg), device))
     size = sum(p.numel() for p in parameters)
     log(f"{len(problems)} training and {len(val_problems)} validation problems | {size:,} LoRA parameters")
     if device.type == "cuda":
@@ -551,23 +544,23 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
     for line in damaged:
         log(line)
     if resume:
-        checkpoint.write_table(folder / "log.csv", table)  # without rows of steps that are made again
+        run_folder.write_table(folder / "log.csv", table)  # without rows of steps that are made again
         log(f"resuming after step {last_step} from {resume}")
     elif damaged:
         log("no whole checkpoint is left: beginning at step 1")
     if not cfg.reference and not (folder / "start.json").is_file():
         write_text(folder / "start.json", json.dumps(validate("start")[0], indent=1) + "\n", status=1)
-    compare = checkpoint.read_eval(Path(cfg.reference or folder / "start.json"))
+    compare = run_folder.read_eval(Path(cfg.reference or folder / "start.json"))
     from torch.utils.tensorboard import SummaryWriter
 
-    with checkpoint.disk_errors(folder):
+    with disk_errors(folder):
         board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def select_now() -> tuple[list[dict], dict | None, str]:
-        found = checkpoint.results_of(folder)
+        found = run_folder.results_of(folder)
         best, why = select(found, compare, cfg.tolerance)
-        if best and not checkpoint.has_adapter(best):  # only where the one that was kept is damaged
-            best, why = select([c for c in found if checkpoint.has_adapter(c)], compare, cfg.tolerance)
+        if best and not run_folder.has_adapter(best):  # only where the one that was kept is damaged
+            best, why = select([c for c in found if run_folder.has_adapter(c)], compare, cfg.tolerance)
         return found, best, why
 
     def validate_and_save() -> None:
@@ -578,12 +571,12 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         name, seconds = f"step{step:04d}", round(time.time() - clock, 3)
         result |= {"step": step, "adapter": str(folder / name)}
         table[-1] |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"], "val_s": seconds}
-        checkpoint.write_log(folder, table, board)
-        examples = checkpoint.markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
+        run_folder.write_log(folder, table, board)
+        examples = run_folder.markdown_of(rows[: 4 * cfg.val_samples : cfg.val_samples], step)
         save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
         _, best, _ = select_now()
-        checkpoint.thin_out(folder, best["adapter"] if best else "")
-        checkpoint.drop_last(folder)
+        run_folder.thin_out(folder, best["adapter"] if best else "")
+        run_folder.drop_last(folder)
         tokens = result["mean_tokens"]
         log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | mean tokens {tokens:.0f} | {seconds:.0f}s")
 
@@ -594,12 +587,12 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
 
     round_seed = cfg.seed * 1_000_003 + cfg.cap  # each round has its own problems and random numbers
     started, ended_by = time.time(), ""
-    with checkpoint.saved_when_stopped(save_last):
+    with run_folder.saved_when_stopped(save_last):
         # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
         if resume and resume.name[:4] == "last" and (last_step % cfg.checkpoint_every == 0 or last_step == cfg.steps):
             validate_and_save()
         for step in range(last_step + 1, cfg.steps + 1):
-            if cfg.stop_on_collapse and (ended_by := "; ".join(checkpoint.collapse(table).values())):
+            if cfg.stop_on_collapse and (ended_by := "; ".join(alarms.collapse(table).values())):
                 log(f"collapse: the round ends before step {step}: {ended_by}")
                 break
 
@@ -640,7 +633,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
 
             # --- 3d. log, with the same names on the line, in the table and in TensorBoard
             lengths = [len(r.ids) for r in rollouts]
-            at_once = [cfg.thinking and r.finished and checkpoint.answers_at_once(r.text) for r in rollouts]
+            at_once = [cfg.thinking and r.finished and alarms.answers_at_once(r.text) for r in rollouts]
             row = {
                 "step": step,
                 "reward": rewards.mean().item(),
@@ -648,7 +641,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
                 "length": sum(lengths) / len(lengths),
                 "over_cap": 1 - ended,
                 "dead_groups": dead,
-                "repeated": sum(checkpoint.repeats(r.ids) for r in rollouts) / len(rollouts),
+                "repeated": sum(alarms.repeats(r.ids) for r in rollouts) / len(rollouts),
                 "no_thinking": sum(at_once) / len(rollouts),
                 **stats,
                 "lr": optimizer.param_groups[0]["lr"],
@@ -659,7 +652,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
                 "val_s": 0.0,
             }
             table.append(row)
-            checkpoint.write_log(folder, table, board)
+            run_folder.write_log(folder, table, board)
             left = (time.time() - started) / (step - last_step) * (cfg.steps - step)
             used = ""
             if device.type == "cuda":
@@ -677,19 +670,19 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
             if step == last_step + 1:
                 gap, most = stats["logp_gap"], stats["logp_gap_max"]
                 log(f"sampler and trainer log-probs differ by {gap:.2g} on average, {most:.2g} at most")
-            for warning in checkpoint.warnings_of(table, len(chosen), cfg.logp_gap_limit):
+            for warning in alarms.warnings_of(table, len(chosen), cfg.logp_gap_limit):
                 log(f"warning: {warning}")
-            if reason := checkpoint.reason_to_stop(table, cfg.logp_gap_limit):
-                raise checkpoint.Stop(f"error: {reason}", 1)
+            if reason := alarms.reason_to_stop(table, cfg.logp_gap_limit):
+                raise run_folder.Stop(f"error: {reason}", 1)
 
             # --- 3f. validate and checkpoint
             if step % cfg.checkpoint_every == 0 or step == cfg.steps:
                 validate_and_save()
-    with checkpoint.disk_errors(folder):
+    with disk_errors(folder):
         board.close()
 
     # --- 4. select, among checkpoints that are still what was written
-    for line in checkpoint.set_damaged_aside(folder):
+    for line in run_folder.set_damaged_aside(folder):
         log(line)
     found, best, why = select_now()
     selection = {
@@ -702,7 +695,7 @@ def train(cfg: Config, folder: Path, check: Callable[[], None]) -> None:
         "checkpoints": found,
         "seconds": round(sum(float(row[k]) for row in table for k in ("sample_s", "update_s", "val_s")), 1),
     }
-    checkpoint.finish(folder, selection)
+    run_folder.finish(folder, selection)
     log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
     log(f"next: a --cap below {cfg.cap} with --init_adapter {selection['selected']!r}, or bash schedule.sh again")
 

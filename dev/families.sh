@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHON=${PYTHON:-python} OUT=${OUT:-out/families}
 SEEDS=${SEEDS:-0 1 2} JOBS=${JOBS:-$(nproc)}
-FAMILIES=${FAMILIES:-thinkprune $("$PYTHON" -c 'import families; print(*families.FAMILIES)')}
+FAMILIES=${FAMILIES:-thinkprune $("$PYTHON" -c 'import length_rewards as r; print(*r.FAMILIES)')}
 base=out/toy/base/eval.json  # of bash schedule.sh: the reference of every round
 [ -f "$base" ] || { echo "error: $base is missing: run bash schedule.sh first" >&2; exit 2; }
 

@@ -134,7 +134,8 @@ def with_lora(path, std: float = 0.1, seed: int = 0, load_4bit: bool = True):
     """(policy, tokenizer): the model with a LoRA that changes something (PEFT starts B at 0)."""
     from peft import LoraConfig, get_peft_model
 
-    from policy import Options, load_policy
+    from engine.files import Options
+    from engine.policy import load_policy
 
     torch.manual_seed(seed)
     base, tokenizer = load_policy(Options(model=str(path), load_4bit=load_4bit, device="cpu"))

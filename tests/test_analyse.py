@@ -14,11 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import analyse
+from analysis import report as analyse
 import eval as evaluation
-from analyse import Config
-from eval import arrange, bootstrap, cons_at_k, load_run, pair, pass_at_k
-from policy import load_policy
+from analysis.report import Config
+from analysis import runs
+from analysis.runs import arrange, load_run, pair
+from analysis.stats import bootstrap, cons_at_k, pass_at_k
+from engine.policy import load_policy
 from sample import Rollout
 from standin import make_r1_standin
 
@@ -568,7 +570,7 @@ def test_line_separators_in_a_response_are_not_line_ends(tmp_path):
     assert load_run(path).rows[0]["response"].startswith("a\u2028b\x85c\x0bd")
 
 
-@pytest.mark.parametrize("field", evaluation.KINDS)
+@pytest.mark.parametrize("field", runs.KINDS)
 def test_a_missing_field_is_named_with_file_and_line(tmp_path, capsys, field):
     path = folder(tmp_path / "a", [rollout(), {k: v for k, v in rollout("b").items() if k != field}])
     assert f"{path}/rollouts.jsonl line 2 has no {field}" in stops(capsys, "metrics", path)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench
-import memory
+from dev import bench
+from engine import memory
 import reward as grader
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-import checkpoint
-from checkpoint import Stop
+from engine import run_folder as checkpoint
+from engine.run_folder import Stop
 
 TEXTS = {"nanoprune.json": '{"step": 1}', "eval.json": '{"pass@1": 0.5, "mean_tokens": 9}', "samples.md": "text"}
 

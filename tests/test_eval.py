@@ -109,7 +109,7 @@ def test_the_instruction_reaches_the_prompt_and_eval_json(r1, data, tmp_path):
 
 
 def test_without_an_instruction_the_prompt_is_the_present_one(r1):
-    from policy import load_tokenizer
+    from engine.policy import load_tokenizer
     from sample import INSTRUCTION, build_prompt, encode_prompts
 
     tokenizer = load_tokenizer(r1)

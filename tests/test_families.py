@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-import families
+import length_rewards as families
 
 FINISHED, N, CAP = [True, True, True, False], [100, 200, 300, 400], 400
 EXTRAS = {"texts": ["a</think>b"] * 4, "ids": [list(range(n)) for n in N], "ref_tokens": 300.0, "ref_accuracy": 0.5}

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-import faults
+from dev import faults
 from conftest import ROOT
-from faults import Run, damage, must_be_told, timeless, unreadable, wrong_exit
+from dev.faults import Run, damage, must_be_told, timeless, unreadable, wrong_exit
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def table():
     """Lines of the small run: {kind: [its line, its failures ...]}."""
     if sys.platform != "linux":
         pytest.skip("needs fork, process groups and /bin/sh as Linux has them")
-    command = [sys.executable, str(ROOT / "tests" / "faults.py"), "--small", "true"]
+    command = [sys.executable, str(ROOT / "dev" / "faults.py"), "--small", "true"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     lines, found = run.stdout.splitlines(), {}
     for line in lines:
@@ -38,7 +38,7 @@ def test_what_is_broken_on_purpose_ends_as_it_should(table, kind):
 
 
 def test_an_unknown_kind_is_one_line():
-    run = subprocess.run([sys.executable, str(ROOT / "tests" / "faults.py"), "--only", "flood"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, str(ROOT / "dev" / "faults.py"), "--only", "flood"], capture_output=True, text=True)
     assert run.returncode == 2 and run.stderr.startswith("error: --only flood") and len(run.stderr.splitlines()) == 1
 
 

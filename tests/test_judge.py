@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import analyse
-import judge
+from analysis import report as analyse
+from analysis import behaviours as judge
 from standin import make_r1_standin
 from test_analyse import folder, result, rollout
 

@@ -7,11 +7,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import memory
+from engine import memory
 import sample
 import train_prune
-from bench import shape_config
-from policy import choose_rows, memory_plan, merged_copy, rollout_model
+from dev.bench import shape_config
+from engine.memory import choose_rows, memory_plan
+from engine.policy import merged_copy, rollout_model
 from standin import make_r1_standin, make_tiny, with_lora
 
 GB = 1_000_000_000

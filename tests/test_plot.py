@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import eval as evaluation
-import plot
+from analysis import plot
 
 EVIL = '</script><script>document.title = "owned"</script><img src=x onerror="document.title=\'owned\'"> &lt;b&gt; $x_1$ %DATA%'
 

@@ -8,19 +8,13 @@ import torch
 import torch.nn.attention.varlen
 import transformers
 
-import policy
+from engine import policy
 import sample
-from policy import (
-    fingerprint,
-    full_weight,
-    load_policy,
-    load_tokenizer,
-    merged_copy,
-    Options,
-    pick_device,
-    refresh_copy,
-)
-from sample import generate_rollouts, load_problems, pick_token
+from engine import slots
+from engine.files import Options, parse
+from engine.policy import fingerprint, full_weight, load_policy, load_tokenizer, merged_copy, pick_device, refresh_copy
+from engine.slots import pick_token
+from sample import generate_rollouts, load_problems
 from standin import make_r1_standin, make_tiny, with_lora
 
 

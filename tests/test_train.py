@@ -14,10 +14,11 @@ import pytest
 import torch
 import yaml
 
-import checkpoint
+from engine import run_folder as checkpoint
 import sample
 import train_prune
-from policy import Options, fingerprint, load_policy
+from engine.files import Options
+from engine.policy import fingerprint, load_policy
 from sample import Rollout, generate_rollouts, load_problems, sample_within_memory
 from standin import make_r1_standin, make_tiny, with_lora
 from train_prune import Config, advantages, batch_of, make_reward, micro_batches, policy_loss, select, token_logp, update_policy

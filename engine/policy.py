@@ -5,56 +5,19 @@ beside it where that fits, else through the 4-bit layers with the LoRA live; `me
 """
 
 import copy
-import dataclasses
 import hashlib
-import json
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
 
 import torch
 
-import memory
+from engine.files import Options, damage, die, first_line, read_json
+from engine.memory import memory_plan
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
-
-
-@dataclass
-class Options:
-    """Options of every script that loads a model."""
-
-    model: str = "out/toy_base"
-    """Base model: a folder, or a hub id such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B."""
-    load_4bit: bool = True
-    """Keep the base in 4 bits (NF4, bitsandbytes); false loads it in `dtype`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of compute and of the rollout weights; auto: bfloat16 on CUDA, float32 on a CPU."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
-    rollout_weights: Literal["auto", "merged", "live"] = "auto"
-    """merged: decode from a copy with the LoRA folded in (faster); live: through the 4-bit layers (smaller)."""
-    rows: int = 0
-    """Most rollouts decoded at the same time, fewer where memory is short; 0 means 256."""
-    thinking: bool = True
-    """The answer counts only after </think>; false for models that do not think aloud."""
-    problem_key: str = "problem"
-    """Column that holds the problem's text."""
-    answer_key: str = "answer"
-    """Column that holds the right answer."""
-    seed: int = 0
-    """Seed of everything random."""
-
-
-def die(message: str) -> NoReturn:
-    """Stops with one line on stderr and exit status 2: for the user's mistakes, never for the model's text."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -171,44 +134,7 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
     return model, tokenizer
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def read_json(path: str | Path) -> dict:
-    """The JSON object in a file; exits with status 2, naming the file, where there is none."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        die(f"{path} cannot be read ({error.strerror})")
-    except (ValueError, RecursionError) as error:
-        die(f"{path} is damaged: {first_line(error)}")
-    if not isinstance(found, dict):
-        die(f"{path} is damaged: no JSON object")
-    return found
-
-
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
-
-
-def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
-    """What is wrong with a folder that has a checksums.json ({file: sha256}), in words; empty where all agree.
-
-    Args:
-        only: Check these files, each of which must be listed; all that are listed where it is empty.
-    """
-    try:
-        sums = json.loads(Path(folder, "checksums.json").read_bytes())
-        for name in only or sums:
-            with open(Path(folder, name), "rb") as f:
-                if hashlib.file_digest(f, "sha256").hexdigest() != sums.get(name):
-                    return f"{name} does not agree with checksums.json"
-    except OSError as error:
-        return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
-    except (ValueError, AttributeError, RecursionError):
-        return "checksums.json is no JSON object"
-    return ""
 
 
 def check_adapter(adapter: str) -> None:
@@ -314,39 +240,3 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
     return merged_copy(policy) if weights == "merged" else base
 
 
-def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> memory.Plan:
-    """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
-    return memory.plan(model.config, options, free_bytes(model.device), tokens_per_row, taken)
-
-
-def free_bytes(device: torch.device) -> int:
-    """What torch can allocate on this card in all: free now, or allocated by this process already."""
-    free, whole = torch.cuda.mem_get_info(device)
-    limit = torch.cuda.get_per_process_memory_fraction(device.index) * whole
-    return int(min(free + torch.cuda.memory_reserved(device), limit))
-
-
-def choose_rows(model, options: Options, tokens_per_row: int) -> int:
-    """Rollouts to decode at once: --rows, but on a card no more than `memory.plan` finds room for.
-
-    Args:
-        model: What `rollout_model` returned.
-        tokens_per_row: Longest prompt plus cap.
-    """
-    if model.device.type != "cuda":
-        return options.rows or 256
-    live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
-    chosen = dataclasses.replace(options, rollout_weights="live" if live else "merged")
-    taken = torch.cuda.memory_allocated(model.device)
-    return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: CUDA's kind, and the plain RuntimeErrors of a CPU and of cuBLAS.
-
-    >>> out_of_memory(torch.OutOfMemoryError("CUDA out of memory")), out_of_memory(RuntimeError("shapes differ"))
-    (True, False)
-    """
-    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

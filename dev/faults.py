@@ -1,8 +1,8 @@
 """Breaks training runs on purpose and counts what survives: kills, out of memory, full disks, damaged files.
 
-    python tests/faults.py                              # 20 + 10 kills, 6 out of memory, full disks, 200 damaged files
-    python tests/faults.py --small true                 # a few of each, as the tests do
-    python tests/faults.py --only corrupt --seed 3      # one kind (kills, schedule, oom, disk, corrupt), other moments
+    python dev/faults.py                              # 20 + 10 kills, 6 out of memory, full disks, 200 damaged files
+    python dev/faults.py --small true                 # a few of each, as the tests do
+    python dev/faults.py --only corrupt --seed 3      # one kind (kills, schedule, oom, disk, corrupt), other moments
 
 Prints a line a kind (injected | outcome | wanted | verdict) and under it each case that failed; exits with 1 if any
 did. The rounds are real ones, shrunk to seconds: a random model of tests/standin.py (or --model), 3 steps with 3
@@ -61,7 +61,7 @@ TIMES = ("sample_s", "update_s", "val_s")
 
 @dataclass
 class Config:
-    """Options of tests/faults.py."""
+    """Options of dev/faults.py."""
 
     small: bool = False
     """A few cases of each kind, under a minute in all."""
@@ -935,7 +935,7 @@ def main(cfg: Config) -> int:
         print(f"error: --only {','.join(unknown)} is unknown; there are {', '.join(KINDS)}", file=sys.stderr)
         return 2
     if not hasattr(os, "fork") or sys.platform != "linux":
-        print("error: tests/faults.py needs fork and /bin/sh as Linux has them", file=sys.stderr)
+        print("error: dev/faults.py needs fork and /bin/sh as Linux has them", file=sys.stderr)
         return 2
     work = Path(cfg.keep or tempfile.mkdtemp(prefix="faults ")).resolve()  # the blank is on purpose
     work.mkdir(parents=True, exist_ok=True)
@@ -953,7 +953,7 @@ def main(cfg: Config) -> int:
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
     import eval  # noqa: F401
-    import plot  # noqa: F401
+    from analysis import plot  # noqa: F401
 
     torch.set_num_threads(1)
     status, began = 0, time.monotonic()
@@ -978,6 +978,6 @@ if __name__ == "__main__":
     # Before torch is imported. Nothing asks the hub: a damaged name of a model shall fail at once.
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    from sample import parse
+    from engine.files import parse
 
     sys.exit(main(parse(Config)))

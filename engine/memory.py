@@ -8,8 +8,13 @@ the larger counts: sampling (a KV cache a row) and the update (one micro-batch's
 """
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
+
+import torch
+
+from engine.files import Options
 
 CONTEXT = 600_000_000  # bytes of a CUDA context with its kernels, before torch allocates: assumed, only for `table`
 SHARE = 0.95  # part of the free memory to plan with; the rest is lost between the allocator's blocks
@@ -87,7 +92,6 @@ COUNTED: dict[str, dict[str, int]] = {}  # by config: choose_rows asks again at 
 def count(config) -> dict[str, int]:
     """Numbers of weights, counted on a model without storage: `linear` (without the head), `other`, `largest` layer,
     `sides` (in + out over all linear layers: a LoRA of rank r has r times as many), bytes `packed` as NF4."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     key = config.to_json_string()
@@ -159,3 +163,41 @@ def table(config, options, cards=(8, 12, 16, 24)) -> list[dict]:
     parts = ("base", "copy", "lora", "row", "sampling", "update", "peak")
     sizes = {card: {f"{part}_gb": round(getattr(p, part) / 1e9, 3) for part in parts} for card, p in plans.items()}
     return [{"setting": c} | {name: getattr(p, name) for name in chosen} | sizes[c] for c, p in plans.items()]
+
+
+def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> Plan:
+    """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
+    return plan(model.config, options, free_bytes(model.device), tokens_per_row, taken)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What torch can allocate on this card in all: free now, or allocated by this process already."""
+    free, whole = torch.cuda.mem_get_info(device)
+    limit = torch.cuda.get_per_process_memory_fraction(device.index) * whole
+    return int(min(free + torch.cuda.memory_reserved(device), limit))
+
+
+def choose_rows(model, options: Options, tokens_per_row: int) -> int:
+    """Rollouts to decode at once: --rows, but on a card no more than `plan` finds room for.
+
+    Args:
+        model: What `rollout_model` returned.
+        tokens_per_row: Longest prompt plus cap.
+    """
+    if model.device.type != "cuda":
+        return options.rows or 256
+    live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
+    chosen = dataclasses.replace(options, rollout_weights="live" if live else "merged")
+    taken = torch.cuda.memory_allocated(model.device)
+    return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: CUDA's kind, and the plain RuntimeErrors of a CPU and of cuBLAS.
+
+    >>> out_of_memory(torch.OutOfMemoryError("CUDA out of memory")), out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))

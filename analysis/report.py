@@ -36,10 +36,13 @@ from tqdm import tqdm
 
 import eval as evaluation
 import reward
-from eval import Run, arrange, ballots, bootstrap, cons_at_k, difference, load_run, mean_and_se, metrics, notes, pair
-from eval import pass_at_k, point, powers, quotient_difference, ratio
-from policy import Options, die, load_policy, rollout_model
-from sample import float_logits, parse, sample_within_memory, write_text
+from analysis.runs import Run, arrange, load_run, notes, pair
+from analysis.stats import ballots, bootstrap, cons_at_k, difference, pass_at_k, point, powers, quotient_difference, ratio
+from engine.files import Options, die, parse, write_text
+from engine.policy import load_policy, rollout_model
+from engine.slots import float_logits
+from eval import mean_and_se, metrics
+from sample import sample_within_memory
 
 # --- yours to edit: what ends the thinking in budget forcing, and the prompts that baselines tries
 CUE = "\n</think>\n\n**Final Answer**\n\\boxed{"

@@ -8,7 +8,7 @@ texts, token ids), `ref_tokens` and `ref_accuracy` (of a reference model on this
 Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches. Unless its docstring
 says otherwise, a family counts an unfinished rollout as wrong: its answer never came within the cap.
 
-    python -m doctest families.py                              # the worked numbers
+    python -m doctest length_rewards.py                              # the worked numbers
     python train_prune.py --reward kimi --reward_options '{"weight": 0.2}'
 """
 import math

@@ -1,12 +1,12 @@
 """Speed and memory of the scripts, each figure beside the command that makes it; the last line is one JSON object.
 
-    python bench.py rollouts                            # ours against generate, static cache and generate_batch
-    python bench.py step                                # a whole GRPO step against TRL's GRPOTrainer (pip install trl)
-    python bench.py scale                               # growth with rows, cap and model: a table and dev/scale.png
-    python bench.py memory --config config/r1_1.5b_24gb.yaml    # the plan for 8 to 24 GB, without loading weights
-    python bench.py reward --data ../shared/data        # grading: outputs per CPU second, attacks, start-up
-    python bench.py rollouts --device cuda --limit_gb 24        # graph, eager, roofline, rows that fit
-    python bench.py step --device cuda --run_config config/r1_1.5b_24gb.yaml --limit_gb 24
+    python dev/bench.py rollouts                            # ours against generate, static cache and generate_batch
+    python dev/bench.py step                                # a whole GRPO step against TRL's GRPOTrainer (pip install trl)
+    python dev/bench.py scale                               # growth with rows, cap and model: a table and dev/scale.png
+    python dev/bench.py memory --config config/r1_1.5b_24gb.yaml    # the plan for 8 to 24 GB, without loading weights
+    python dev/bench.py reward --data ../shared/data        # grading: outputs per CPU second, attacks, start-up
+    python dev/bench.py rollouts --device cuda --limit_gb 24        # graph, eager, roofline, rows that fit
+    python dev/bench.py step --device cuda --run_config config/r1_1.5b_24gb.yaml --limit_gb 24
 
 How it measures. Models have the real shapes and random weights: speed does not depend on the values. Nobody may end a
 response: lengths are drawn beforehand, heavy-tailed, and forced on every contestant. Repeats are interleaved, so that
@@ -35,21 +35,14 @@ from unittest import mock
 
 import torch
 
-import memory as planner
-import reward as grader
-import train_prune
-from policy import (
-    Options,
-    choose_rows,
-    die,
-    first_line,
-    load_policy,
-    memory_plan,
-    pick_device,
-    refresh_copy,
-    rollout_model,
-)
-from sample import generate_rollouts, parse
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import reward as grader  # noqa: E402
+import train_prune  # noqa: E402
+from engine import memory as planner  # noqa: E402
+from engine.files import Options, die, first_line, parse  # noqa: E402
+from engine.memory import choose_rows, memory_plan  # noqa: E402
+from engine.policy import load_policy, pick_device, refresh_copy, rollout_model  # noqa: E402
+from sample import generate_rollouts  # noqa: E402
 
 # name: vocabulary, hidden, intermediate, layers, heads, KV heads, whether the head is the embedding
 SHAPES = {

@@ -28,10 +28,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from analyse import make, read_sides, show_behaviours
-from eval import Run, bootstrap, notes, quotient_difference
-from policy import Options, chat_text, die, load_policy, rollout_model
-from sample import parse, sample_within_memory
+from analysis.report import make, read_sides, show_behaviours
+from analysis.runs import Run, notes
+from analysis.stats import bootstrap, quotient_difference
+from engine.files import Options, die, parse
+from engine.policy import chat_text, load_policy, rollout_model
+from sample import sample_within_memory
 
 # --- yours to edit: the phases, and what the judge is told
 PHASES = {

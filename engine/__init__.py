@@ -1,0 +1,1 @@
+"""What keeps a run fast, small and safe: policy, slots, memory, run_folder, alarms, files."""

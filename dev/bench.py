@@ -8,7 +8,8 @@
     python dev/bench.py rollouts --device cuda --limit_gb 24        # graph, eager, roofline, rows that fit
     python dev/bench.py step --device cuda --run_config config/r1_1.5b_24gb.yaml --limit_gb 24
 
-Each says at its start how long it takes: about 5 minutes or less on 2 CPU cores. `--full true` runs more settings.
+Each says at its start how long it takes: about 5 minutes or less on 2 CPU cores. `--full true` runs more settings, and
+`python dev/bench.py rollouts --help` lists the options.
 
 How it measures. Models have the real shapes and random weights: speed does not depend on the values. Nobody may end a
 response: lengths are drawn beforehand, heavy-tailed, and forced on every contestant. Repeats are interleaved, so that
@@ -23,11 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_prune  # noqa: E402
+from dev import bench_reward, bench_rollouts, bench_scale, bench_step  # noqa: E402
 from dev.bench_models import HUB, shape_config  # noqa: E402
-from dev.bench_reward import reward  # noqa: E402
-from dev.bench_rollouts import rollouts  # noqa: E402
-from dev.bench_scale import scale  # noqa: E402
-from dev.bench_step import step  # noqa: E402
 from dev.measure import report  # noqa: E402
 from engine import memory as planner  # noqa: E402
 from engine.files import die, first_line, parse  # noqa: E402
@@ -62,7 +60,24 @@ def memory(cfg: Memory) -> None:
     report("memory", f"arithmetic for cards of {cards} GB", ["transformers"], planner.table(shape, cfg, cfg.cards))
 
 
+COMMANDS = {
+    "rollouts": (bench_rollouts.Config, bench_rollouts.rollouts),
+    "step": (bench_step.Config, bench_step.step),
+    "scale": (bench_scale.Config, bench_scale.scale),
+    "memory": (Memory, memory),
+    "reward": (bench_reward.Config, bench_reward.reward),
+}
+
+
+def main(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    if words[0] not in COMMANDS:
+        die(f"{words[0]} is no bench; there are {', '.join(COMMANDS)}")
+    config, bench = COMMANDS[words[0]]
+    bench(parse(config, args=words[1:]))
+
+
 if __name__ == "__main__":
-    done = parse({"rollouts": rollouts, "step": step, "scale": scale, "memory": Memory, "reward": reward})
-    if isinstance(done, Memory):
-        memory(done)
+    main(sys.argv[1:])

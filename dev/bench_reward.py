@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import reward as grader
@@ -14,6 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # Outputs of real models where that folder is there; else a few dozen of our own.
 FOLDERS = (ROOT.parent / "shared" / "data", ROOT / "tests" / "data")
 ROLLOUTS, ATTACKS = 2048, 21  # one training batch, and the share of attacks in it
+
+
+@dataclass
+class Config:
+    """Grading throughput, in CPU seconds so that other work on the machine does not count."""
+
+    data: str = ""
+    """Folder with model_outputs.jsonl and hostile_outputs.jsonl; empty takes ../shared/data, or tests/data."""
+    quick: bool = False
+    """Few answers and no hanging ones, to see that it runs."""
 
 
 def read_rows(folder: Path, name: str) -> list[dict]:
@@ -87,18 +98,13 @@ def attacked(bench: Bench, pairs: list[tuple[str, str]], attacks: list[dict]) ->
     bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them different ones that hang", usual + hanging)
 
 
-def reward(data: str = "", quick: bool = False) -> None:
-    """Grading throughput, in CPU seconds so that other work on the machine does not count.
-
-    Args:
-        data: Folder with model_outputs.jsonl and hostile_outputs.jsonl; empty takes ../shared/data, or tests/data.
-        quick: Few answers and no hanging ones, to see that it runs.
-    """
-    folder = Path(data) if data else next((f for f in FOLDERS if f.is_dir()), FOLDERS[-1])
+def reward(cfg: Config) -> None:
+    """The table."""
+    folder = Path(cfg.data) if cfg.data else next((f for f in FOLDERS if f.is_dir()), FOLDERS[-1])
     pairs = [(row["output"], row["gold"]) for row in read_rows(folder, "model_outputs.jsonl")]
     attacks = read_rows(folder, "hostile_outputs.jsonl")
     before = grader._ask, grader.WORKERS
-    bench = Bench(Progress(5 if quick else 7, f"outputs of {folder}; about a minute on 2 CPU cores"))
+    bench = Bench(Progress(5 if cfg.quick else 7, f"outputs of {folder}; about a minute on 2 CPU cores"))
     try:
         grader.WORKERS = 1
         start = bench.measure("start of one worker", [(r"\boxed{x+1}", "1+x")])["cpu_seconds"]
@@ -109,9 +115,9 @@ def reward(data: str = "", quick: bool = False) -> None:
         # Every pair distinct and algebraic, so that neither the cache nor the number path helps: the slow path alone.
         hard = [(rf"\boxed{{{a}+z_{{{i}}}}}", f"z_{{{i}}}+{gold}") for i, (a, gold) in enumerate(boxes)]
         bench.measure("every output through math-verify, start not counted", hard, minus=start)
-        integers = [(rf"hm</think> so \boxed{{{i}}}", str(i - i % 2)) for i in range(200 if quick else 20_000)]
+        integers = [(rf"hm</think> so \boxed{{{i}}}", str(i - i % 2)) for i in range(200 if cfg.quick else 20_000)]
         bench.measure("integers", integers, thinking=True)
-        if not quick:
+        if not cfg.quick:
             attacked(bench, pairs, attacks)
     finally:
         grader._ask, grader.WORKERS = before

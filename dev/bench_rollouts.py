@@ -22,6 +22,32 @@ ON_CUDA = [("r1_1.5b", 256, 64, 4000), ("r1_1.5b", 256, 128, 4000)]
 
 
 @dataclass
+class Config:
+    """Tokens a second and peak memory of our sampler, generate, its static cache, and generate_batch."""
+
+    device: str = "cpu"
+    """cpu or cuda."""
+    model_size: str = ""
+    """One of SHAPES, with the sizes below; empty for the settings that the README shows."""
+    requests: int = 64
+    """Prompts, one rollout each."""
+    rows: int = 32
+    """Rollouts decoded at the same time."""
+    cap: int = 512
+    """Token cap; lengths are heavy-tailed below it."""
+    repeats: int = 3
+    """Timed runs of each contestant, interleaved; the median counts."""
+    full: bool = False
+    """On a CPU, more rows and larger models, too."""
+    only: str = ""
+    """One contestant: ours, generate, static, generate_batch."""
+    peaks: bool = True
+    """On a CPU, run each once more in a process of its own for its peak memory."""
+    limit_gb: float = 0.0
+    """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
+
+
+@dataclass
 class Task:
     """What every contestant is given: one model, the same prompts and the same response lengths."""
 
@@ -305,54 +331,36 @@ def race_rows(task: Task, everyone: list[Contestant], peak_mb: dict[str, float],
 # ---------------------------------------------------------------------------------------- the command
 
 
-def rollouts(
-    device: str = "cpu",
-    model_size: str = "",
-    requests: int = 64,
-    rows: int = 32,
-    cap: int = 512,
-    repeats: int = 3,
-    full: bool = False,
-    only: str = "",
-    peaks: bool = True,
-    limit_gb: float = 0.0,
-) -> None:
-    """Tokens a second and peak memory of our sampler, generate, its static cache, and generate_batch.
+def settings_of(cfg: Config, device: torch.device) -> tuple[list[tuple[str, int, int, int]], str]:
+    """(settings, how long they take in words)."""
+    if cfg.model_size:
+        own = (cfg.model_size, cfg.requests, cfg.rows, cfg.cap)
+        return [own], "one setting of your own: a line after each run shows how it goes"
+    if device.type == "cuda":
+        return ON_CUDA, "two settings of a 1.5B model; not yet measured how long they take on a card"
+    if cfg.full:
+        return FULL, "about 20 minutes on 2 CPU cores"
+    return FULL[:1], "about 4 minutes on 2 CPU cores, --full true about 20"
 
-    Args:
-        device: cpu or cuda.
-        model_size: One of SHAPES; empty for the settings that the README shows.
-        requests: Prompts, one rollout each.
-        rows: Rollouts decoded at the same time.
-        cap: Token cap; lengths are heavy-tailed below it.
-        repeats: Timed runs of each contestant, interleaved; the median counts.
-        full: On a CPU, more rows and larger models, too.
-        only: One contestant: ours, generate, static, generate_batch.
-        peaks: On a CPU, run each once more in a process of its own for its peak memory.
-        limit_gb: On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card.
-    """
-    if min(requests, rows, cap, repeats) < 1:
-        die(f"--requests {requests}, --rows {rows}, --cap {cap} and --repeats {repeats} must be at least 1")
-    if cap > CONTEXT - LONGEST_PROMPT:
-        die(f"--cap {cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
-    if only and only not in METHODS:
-        die(f"--only {only} is unknown; there are {', '.join(METHODS)}")
-    where = device_of(device, limit_gb)
-    settings = [(model_size or "1M", requests, rows, cap)]
-    takes = "about 4 minutes on 2 CPU cores, --full true about 20"
-    if model_size:
-        takes = "one setting of your own: a line after each run shows how it goes"
-    elif where.type == "cuda":
-        settings, takes = ON_CUDA, "two settings of a 1.5B model; not yet measured how long they take on a card"
-    elif full:
-        settings, takes = FULL, "about 20 minutes on 2 CPU cores"
-    alone_too = peaks and not only and where.type == "cpu"
-    runs = len(contestants(where.type == "cuda", only)) * (repeats + alone_too)
+
+def rollouts(cfg: Config) -> None:
+    """The table: every setting, every contestant."""
+    if min(cfg.requests, cfg.rows, cfg.cap, cfg.repeats) < 1:
+        sizes = f"--requests {cfg.requests}, --rows {cfg.rows}, --cap {cfg.cap} and --repeats {cfg.repeats}"
+        die(f"{sizes} must be at least 1")
+    if cfg.cap > CONTEXT - LONGEST_PROMPT:
+        die(f"--cap {cfg.cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
+    if cfg.only and cfg.only not in METHODS:
+        die(f"--only {cfg.only} is unknown; there are {', '.join(METHODS)}")
+    device = device_of(cfg.device, cfg.limit_gb)
+    settings, takes = settings_of(cfg, device)
+    peaks = cfg.peaks and not cfg.only and device.type == "cpu"
+    runs = len(contestants(device.type == "cuda", cfg.only)) * (cfg.repeats + peaks)
     table, progress = [], Progress(len(settings) * runs, takes)
     for size, *sizes in settings:
-        table += race(Task(size, *sizes, where), repeats, only, alone_too, progress)
-        fresh_peak(where)
-    if where.type == "cuda" and not only:
-        for size, cap in dict.fromkeys((s[0], s[3]) for s in settings):
-            table.append(largest_rows(size, cap, where))
-    report("rollouts", where, ["torch", "transformers"], table)
+        table += race(Task(size, *sizes, device), cfg.repeats, cfg.only, peaks, progress)
+        fresh_peak(device)
+    if device.type == "cuda" and not cfg.only:
+        for size, cap in dict.fromkeys((setting[0], setting[3]) for setting in settings):
+            table.append(largest_rows(size, cap, device))
+    report("rollouts", device, ["torch", "transformers"], table)

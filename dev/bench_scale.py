@@ -1,6 +1,7 @@
 """`bench.py scale`: how sampling and update grow with the rows, the cap and the size of the model."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,25 +20,37 @@ QUICK = [("rows", "tiny", rows, 16) for rows in (2, 4)] + [("cap", "tiny", 2, ca
 QUICK += [("model", size, 2, 16) for size in ("tiny", "1M")]
 
 
-def scale(device: str = "cpu", full: bool = False, quick: bool = False, out: str = "out/scale.png") -> None:
-    """How rollouts and update grow with the rows, the cap and the model: a table and a plot.
+@dataclass
+class Config:
+    """How rollouts and update grow with the rows, the cap and the model: a table and a plot."""
 
-    Args:
-        device: cpu or cuda.
-        full: The largest row count, cap and model, too.
-        quick: A few points at a tiny size, to see that it runs.
-        out: Picture to write.
-    """
-    where, points = device_of(device), QUICK if quick else FULL if full else SHORT
-    takes = "seconds" if quick else "about 4 minutes" if full else "about 2 minutes, --full true about 4"
-    progress, table = Progress(len(points), takes if quick else f"{takes} on 2 CPU cores"), []
+    device: str = "cpu"
+    """cpu or cuda."""
+    full: bool = False
+    """The largest number of rows, cap and model, too."""
+    quick: bool = False
+    """A few points at a tiny size, to see that it runs."""
+    out: str = "out/scale.png"
+    """Picture to write."""
+
+
+def scale(cfg: Config) -> None:
+    """The table and the picture."""
+    device = device_of(cfg.device)
+    points, takes = SHORT, "about 2 minutes on 2 CPU cores, --full true about 4"
+    if cfg.full:
+        points, takes = FULL, "about 4 minutes on 2 CPU cores"
+    if cfg.quick:
+        points, takes = QUICK, "a few seconds"
+    progress, table = Progress(len(points), takes), []
     for axis, size, rows, cap in points:
         row = {"setting": f"{axis}: {size} {2 * rows}/{rows}/{cap}", "axis": axis}
-        table.append(row | measure_point(size, rows, cap, where, warm=not quick))
-        progress.line(f"{row['setting']}: {table[-1]['seconds']:.1f} {'s' if where.type == 'cuda' else 'CPU s'} a step")
-    draw(table, out, "wall" if where.type == "cuda" else "CPU")
-    print(f"picture: {out}")
-    report("scale", where, ["torch", "transformers", "peft"], table)
+        table.append(row | measure_point(size, rows, cap, device, warm=not cfg.quick))
+        unit = "s" if device.type == "cuda" else "CPU s"
+        progress.line(f"{row['setting']}: {table[-1]['seconds']:.1f} {unit} a step")
+    draw(table, cfg.out, "wall" if device.type == "cuda" else "CPU")
+    print(f"picture: {cfg.out}")
+    report("scale", device, ["torch", "transformers", "peft"], table)
 
 
 def measure_point(size: str, rows: int, cap: int, device: torch.device, warm: bool) -> dict:

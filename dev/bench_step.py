@@ -3,6 +3,7 @@
 import json
 import statistics
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unittest import mock
@@ -13,9 +14,9 @@ import train_prune
 from dev.bench_models import HUB, forced_lengths, make_prompts, save_random_model, word_tokenizer
 from dev.bench_trl import trl_steps
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
-from engine.files import die
+from engine.files import die, parse
 from engine.memory import choose_rows, memory_plan
-from engine.policy import load_policy, refresh_copy, rollout_model
+from engine.policy import load_policy, pick_device, refresh_copy, rollout_model
 from sample import generate_rollouts
 
 # name: what differs from the shared options, whether every second group has equal rewards
@@ -26,6 +27,39 @@ SETTINGS = {
     "fp32 LoRA, beta 0.04, half dead": ({"beta": 0.04}, True),
 }
 SHORT = 2  # of them by default
+
+
+@dataclass
+class Config:
+    """A whole GRPO step, ours against TRL's GRPOTrainer: CPU seconds, their split, peak memory.
+
+    On CUDA: ours alone, with the options of --run_config, peak memory against the plan, and the hours of one round.
+    """
+
+    device: str = "cpu"
+    """cpu or cuda."""
+    model_size: str = ""
+    """One of SHAPES; by default 1M on a CPU, and on CUDA the shape of the config's model."""
+    problems: int = 8
+    """Problems a step, of which "half dead" settings give every second one equal rewards."""
+    group: int = 8
+    """Rollouts per problem."""
+    cap: int = 256
+    """Token cap; the same heavy-tailed lengths are forced on both sides."""
+    repeats: int = 3
+    """Timed steps of each side, interleaved, after one that is not counted; the median counts."""
+    setting: str = ""
+    """Only the settings whose name contains this, such as nf4."""
+    full: bool = False
+    """All four settings, not only the first two."""
+    only: str = ""
+    """One side: ours or trl."""
+    peaks: bool = True
+    """Run each side once more in a process of its own for its peak memory (CPU)."""
+    run_config: str = "config/r1_1.5b_24gb.yaml"
+    """Options of train_prune.py, for CUDA."""
+    limit_gb: float = 0.0
+    """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
 
 
 def fixed_rewards(rows: int, group: int, half: bool) -> list[float]:
@@ -148,101 +182,62 @@ def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, pro
     return table
 
 
-def read_config(path: str) -> train_prune.Config:
-    """Options of a train_prune.py config, with that script's own checks."""
-    from jsonargparse import ArgumentParser
-
-    if not Path(path).is_file():
-        die(f"--run_config {path} does not exist")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(train_prune.Config)
-    try:
-        return train_prune.Config(**parser.parse_path(path).as_dict())
-    except Exception as error:  # jsonargparse and YAML raise several kinds
-        die(f"--run_config {path}: {' '.join(str(error).split())}")
-
-
 # ---------------------------------------------------------------------------------------- the command
 
 
-def step(
-    device: str = "cpu",
-    model_size: str = "",
-    problems: int = 8,
-    group: int = 8,
-    cap: int = 256,
-    repeats: int = 3,
-    setting: str = "",
-    full: bool = False,
-    only: str = "",
-    peaks: bool = True,
-    run_config: str = "config/r1_1.5b_24gb.yaml",
-    limit_gb: float = 0.0,
-) -> None:
-    """A whole GRPO step, ours against TRL's GRPOTrainer: CPU seconds, their split, peak memory.
+def settings_of(cfg: Config) -> list[tuple[str, train_prune.Config, bool]]:
+    """The settings to run: name, options of the step, whether half of the groups are dead."""
+    if pick_device(cfg.device).type == "cuda":
+        if not Path(cfg.run_config).is_file():
+            die(f"--run_config {cfg.run_config} does not exist")
+        return [(Path(cfg.run_config).stem, parse(train_prune.Config, args=["--config", cfg.run_config]), False)]
+    options = {"lora_r": 16, "lora_alpha": 32, "lr": 1e-4, "load_4bit": False, "beta": 0.0}
+    options |= {"tokens_per_micro_batch": 4096, "cap": cfg.cap, "group": cfg.group, "problems_per_step": cfg.problems}
+    names = [name for name in SETTINGS if cfg.setting in name]
+    if not names:
+        die(f"--setting {cfg.setting} is in the name of no setting")
+    return [
+        (name, train_prune.Config(**(options | SETTINGS[name][0])), SETTINGS[name][1])
+        for name in (names if cfg.full or cfg.setting else names[:SHORT])
+    ]
 
-    On CUDA: ours alone, with the options of --run_config, peak memory against the plan, and the hours of one round.
 
-    Args:
-        device: cpu or cuda.
-        model_size: One of SHAPES; by default 1M on a CPU, and on CUDA the shape of the config's model.
-        problems: Problems a step, of which "half dead" settings give every second one equal rewards.
-        group: Rollouts per problem.
-        cap: Token cap; the same heavy-tailed lengths are forced on both sides.
-        repeats: Timed steps of each side, interleaved, after one that is not counted; the median counts.
-        setting: Only the settings whose name contains this, such as nf4.
-        full: All four settings, not only the first two.
-        only: One side: ours or trl.
-        peaks: Run each side once more in a process of its own for its peak memory (CPU).
-        run_config: Options of train_prune.py, for CUDA.
-        limit_gb: On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card.
-    """
-    if min(problems, cap, repeats) < 1 or group < 2:
-        sizes = f"--problems {problems}, --cap {cap} and --repeats {repeats}"
-        die(f"{sizes} must be at least 1, --group {group} at least 2")
-    if only not in ("", "ours", "trl"):
-        die(f"--only {only} is unknown; there are ours and trl")
-    where, table = device_of(device, limit_gb), []
-    if where.type == "cuda":
-        cfg = read_config(run_config)
-        cfg.device, only = device, "ours"
-        model_size = model_size or HUB.get(cfg.model, "r1_1.5b")
-        settings, takes = [(Path(run_config).stem, cfg, False)], "not yet measured how long this takes on a card"
-    else:
-        settings = cpu_settings(setting, full, {"problems_per_step": problems, "group": group, "cap": cap})
-        takes = "about 6 minutes on 2 CPU cores" if full else "about 3 minutes on 2 CPU cores, --full true about 6"
-    if only != "ours":
+def check_options(cfg: Config) -> None:
+    """Exits with status 2 and one line for options that cannot work."""
+    if min(cfg.problems, cfg.cap, cfg.repeats) < 1 or cfg.group < 2:
+        sizes = f"--problems {cfg.problems}, --cap {cfg.cap} and --repeats {cfg.repeats}"
+        die(f"{sizes} must be at least 1, --group {cfg.group} at least 2")
+    if cfg.only not in ("", "ours", "trl"):
+        die(f"--only {cfg.only} is unknown; there are ours and trl")
+    if cfg.only != "ours" and pick_device(cfg.device).type == "cpu":
         try:
             version("trl")
         except PackageNotFoundError:
             die("--only ours runs without TRL; the comparison needs it: pip install trl")
-    peaks = peaks and where.type == "cpu" and not only
-    progress = Progress(len(settings) * (1 if only else 2) * (repeats + 1 + peaks), takes)
+
+
+def step(cfg: Config) -> None:
+    """The table: every setting, both sides."""
+    check_options(cfg)
+    device, settings, table = device_of(cfg.device, cfg.limit_gb), settings_of(cfg), []
+    size, only, peaks = cfg.model_size or "1M", cfg.only, cfg.peaks and not cfg.only
+    takes = "about 6 minutes on 2 CPU cores" if cfg.full else "about 3 minutes on 2 CPU cores, --full true about 6"
+    if device.type == "cuda":
+        only, peaks, takes = "ours", False, "not yet measured how long this takes on a card"
+        size = cfg.model_size or HUB.get(settings[0][1].model, "r1_1.5b")
+    progress = Progress(len(settings) * (1 if only else 2) * (cfg.repeats + 1 + peaks), takes)
     with tempfile.TemporaryDirectory() as folder:
-        save_random_model(model_size or "1M", where, folder)
-        fresh_peak(where)
-        for name, cfg, half in settings:
-            cfg.model = folder
+        save_random_model(size, device, folder)
+        fresh_peak(device)
+        for name, options, half in settings:
+            options.model, options.device = folder, cfg.device
             try:
-                table += one_setting(name, cfg, half, where, repeats, only, progress)
+                table += one_setting(name, options, half, device, cfg.repeats, only, progress)
             except torch.OutOfMemoryError as error:
                 die(f"{name} does not fit on this card: {str(error).split('. ')[0]}; lower what the plan above says")
             for row in table[-2:] if peaks else ():
-                words = ["--problems", problems, "--group", group, "--cap", cap, "--repeats", 1, "--setting", name]
-                words = ["step", "--model_size", model_size or "1M", *words, "--only", row["method"]]
-                row["peak_mb"] = alone(*words)["peak_mb"]
+                words = ["--problems", cfg.problems, "--group", cfg.group, "--cap", cfg.cap, "--setting", name]
+                words += ["--model_size", size, "--repeats", 1, "--only", row["method"]]
+                row["peak_mb"] = alone("step", *words)["peak_mb"]
                 progress.line(f"{name}, {row['method']}, peak memory: {row['peak_mb']} MB")
-    report("step", where, ["torch", "transformers", "peft", "bitsandbytes", "trl"], table)
-
-
-def cpu_settings(wanted: str, full: bool, sizes: dict[str, int]) -> list[tuple[str, train_prune.Config, bool]]:
-    """The settings to run on a CPU: name, options, whether half of the groups are dead."""
-    shared = {"lora_r": 16, "lora_alpha": 32, "lr": 1e-4, "tokens_per_micro_batch": 4096, "beta": 0.0}
-    shared |= {"device": "cpu", "load_4bit": False}
-    names = [name for name in SETTINGS if wanted in name]
-    if not names:
-        die(f"--setting {wanted} is in the name of no setting")
-    return [
-        (name, train_prune.Config(**(shared | sizes | SETTINGS[name][0])), SETTINGS[name][1])
-        for name in (names if full or wanted else names[:SHORT])
-    ]
+    report("step", device, ["torch", "transformers", "peft", "bitsandbytes", "trl"], table)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from dev import bench, bench_models, bench_reward, bench_rollouts, bench_step, measure
+from dev import bench, bench_models, bench_reward, bench_rollouts, bench_scale, bench_step, measure
 from dev.bench_rollouts import run_generate, run_generate_batch, run_ours
 from engine import memory
 import reward as grader
@@ -32,6 +32,22 @@ def refusal(capsys, call, *args, **kwargs) -> str:
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
     return said
+
+
+def rollouts(**options):
+    bench_rollouts.rollouts(bench_rollouts.Config(**options))
+
+
+def step(**options):
+    bench_step.step(bench_step.Config(**options))
+
+
+def scale(**options):
+    bench_scale.scale(bench_scale.Config(**options))
+
+
+def reward(**options):
+    bench_reward.reward(bench_reward.Config(**options))
 
 
 def command(*words: str) -> subprocess.CompletedProcess:
@@ -105,7 +121,7 @@ def test_an_embedding_that_is_not_the_head_is_not_read():
 
 
 def test_rollouts_compares_ours_with_the_others(capsys):
-    bench.rollouts(model_size="tiny", requests=4, rows=2, cap=8, repeats=1, peaks=False)
+    rollouts(model_size="tiny", requests=4, rows=2, cap=8, repeats=1, peaks=False)
     made = last_line(capsys.readouterr().out)
     assert [row["method"] for row in made["rows"]] == [*bench_rollouts.METHODS, "generate_batch running"]
     ratios = {f"ratio_to_{name}" for name in ("generate", "static", "generate_batch", "generate_batch_running")}
@@ -114,7 +130,7 @@ def test_rollouts_compares_ours_with_the_others(capsys):
 
 
 def test_a_bench_says_first_how_long_it_takes_and_then_where_it_is(capsys):
-    bench.rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=2, peaks=False, only="static")
+    rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=2, peaks=False, only="static")
     lines = capsys.readouterr().out.splitlines()
     assert "a line after each run" in lines[0]
     assert lines[1].startswith("[1/2] tiny 2/2/4, static, run 1 of 2: ") and lines[2].startswith("[2/2] ")
@@ -131,11 +147,11 @@ def test_the_settings_of_the_readme_are_the_full_ones_and_the_first_is_the_defau
     names = []
     monkeypatch.setattr(bench_rollouts, "Task", lambda *sizes: names.append(sizes[:4]))
     monkeypatch.setattr(bench_rollouts, "race", lambda *args: [])
-    bench.rollouts()
-    bench.rollouts(full=True)
+    rollouts()
+    rollouts(full=True)
     assert names == [bench_rollouts.FULL[0], *bench_rollouts.FULL]
-    assert [name for name, *_ in bench_step.cpu_settings("", False, {})] == list(bench_step.SETTINGS)[:2]
-    assert [name for name, *_ in bench_step.cpu_settings("", True, {})] == list(bench_step.SETTINGS)
+    assert [name for name, *_ in bench_step.settings_of(bench_step.Config())] == list(bench_step.SETTINGS)[:2]
+    assert [name for name, *_ in bench_step.settings_of(bench_step.Config(full=True))] == list(bench_step.SETTINGS)
 
 
 def test_a_contestant_that_refuses_is_skipped_with_its_reason(capsys, monkeypatch):
@@ -143,7 +159,7 @@ def test_a_contestant_that_refuses_is_skipped_with_its_reason(capsys, monkeypatc
         raise RuntimeError("no flash attention\nhere")
 
     monkeypatch.setattr(bench_rollouts, "run_generate_batch", refuse)
-    bench.rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=1, peaks=False)
+    rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=1, peaks=False)
     rows = last_line(capsys.readouterr().out)["rows"]
     assert rows[-1]["note"] == "skipped: RuntimeError: no flash attention"
     assert "ratio_to_generate" in rows[0] and "ratio_to_generate_batch" not in rows[0]
@@ -156,7 +172,7 @@ def test_a_contestant_that_runs_out_of_memory_goes_on_with_fewer_rows(capsys, mo
         return run_generate(task, lengths, rows, **more)
 
     monkeypatch.setattr(bench_rollouts, "run_generate", small)
-    bench.rollouts(model_size="tiny", requests=4, rows=4, cap=4, repeats=1, peaks=False)
+    rollouts(model_size="tiny", requests=4, rows=4, cap=4, repeats=1, peaks=False)
     rows = {row["method"]: row for row in last_line(capsys.readouterr().out)["rows"]}
     assert rows["generate"]["note"] == "with 2 rows: more do not fit" and "ratio_to_generate" in rows["ours"]
 
@@ -177,7 +193,7 @@ def test_the_largest_rows_are_found_beside_the_plan(monkeypatch):
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own(capsys):
-    bench.rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=1, only="ours")
+    rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=1, only="ours")
     own = last_line(capsys.readouterr().out)["rows"][0]["peak_mb"]
     row = measure.alone("rollouts", *"--model_size tiny --requests 2 --rows 2 --cap 4 --repeats 1 --only ours".split())
     assert 100 < row["peak_mb"] < 2000 and own > 100
@@ -196,7 +212,7 @@ def test_step_compares_with_trl_and_splits_our_seconds():
 
 
 def test_step_of_ours_needs_no_trl(capsys):
-    bench.step(model_size="tiny", problems=2, group=2, cap=8, repeats=1, only="ours", setting="beta 0.04")
+    step(model_size="tiny", problems=2, group=2, cap=8, repeats=1, only="ours", setting="beta 0.04")
     (row,) = last_line(capsys.readouterr().out)["rows"]
     assert row["method"] == "ours" and row["peak_mb"] > 100 and "ratio_to_trl" not in row
 
@@ -206,12 +222,12 @@ def test_a_step_that_does_not_fit_ends_with_one_line(capsys, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
     monkeypatch.setattr(bench_step, "one_setting", full)
-    said = refusal(capsys, bench.step, model_size="tiny", only="ours", setting="nf4")
+    said = refusal(capsys, step, model_size="tiny", only="ours", setting="nf4")
     assert "nf4 LoRA, beta 0, half dead does not fit on this card: CUDA out of memory" in said
 
 
 def test_scale_writes_its_picture(tmp_path, capsys):
-    bench.scale(quick=True, out=str(tmp_path / "new" / "scale.png"))
+    scale(quick=True, out=str(tmp_path / "new" / "scale.png"))
     made = last_line(capsys.readouterr().out)
     assert {row["axis"] for row in made["rows"]} == {"rows", "cap", "model"}
     assert (tmp_path / "new" / "scale.png").read_bytes().startswith(b"\x89PNG")
@@ -234,7 +250,7 @@ def test_memory_reads_the_config_of_a_run():
 def test_reward_runs_on_our_own_outputs(capsys, monkeypatch):
     monkeypatch.setattr(bench_reward, "FOLDERS", (ROOT / "nowhere", ROOT / "tests" / "data"))
     before = grader._ask, grader.WORKERS
-    bench.reward(quick=True)
+    reward(quick=True)
     rows = {row["setting"]: row for row in last_line(capsys.readouterr().out)["rows"]}
     right = sum(row["expected"] for row in own_outputs("model_outputs"))
     assert rows["outputs as they come, cold cache"]["right"] == right and rows["integers"]["right"] == 100
@@ -271,12 +287,12 @@ def test_our_own_outputs_are_graded_as_they_say(name, thinking):
 
 @pytest.mark.parametrize("name", ["requests", "rows", "cap", "repeats"])
 def test_rollouts_refuses_a_size_of_zero(capsys, name):
-    assert f"--{name} 0" in refusal(capsys, bench.rollouts, **{name: 0})
+    assert f"--{name} 0" in refusal(capsys, rollouts, **{name: 0})
 
 
 @pytest.mark.parametrize("name, value", [("problems", 0), ("cap", 0), ("repeats", 0), ("group", 1)])
 def test_step_refuses_a_size_that_cannot_work(capsys, name, value):
-    assert f"--{name} {value}" in refusal(capsys, bench.step, **{name: value})
+    assert f"--{name} {value}" in refusal(capsys, step, **{name: value})
 
 
 @pytest.mark.parametrize("name, value", [("cap", -1), ("cards", []), ("cards", [0.0])])
@@ -285,28 +301,42 @@ def test_memory_refuses_a_size_that_cannot_work(capsys, name, value):
 
 
 def test_a_cap_beyond_the_context_is_refused(capsys):
-    assert "context is 131072 tokens" in refusal(capsys, bench.rollouts, cap=131072)
+    assert "context is 131072 tokens" in refusal(capsys, rollouts, cap=131072)
 
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):
-    assert "25M" in refusal(capsys, bench.rollouts, model_size="26M")
-    assert "generate_batch" in refusal(capsys, bench.rollouts, only="vllm")
-    assert "ours and trl" in refusal(capsys, bench.step, only="vllm")
+    assert "25M" in refusal(capsys, rollouts, model_size="26M")
+    assert "generate_batch" in refusal(capsys, rollouts, only="vllm")
+    assert "ours and trl" in refusal(capsys, step, only="vllm")
 
 
-@pytest.mark.parametrize("call", [bench.rollouts, bench.step, bench.scale])
+@pytest.mark.parametrize("call", [rollouts, step, scale])
 def test_cuda_asked_for_where_there_is_none_is_one_line(capsys, monkeypatch, call):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "no CUDA device here" in refusal(capsys, call, device="cuda")
 
 
 def test_a_memory_limit_is_for_cuda_alone(capsys):
-    assert "--limit_gb 24" in refusal(capsys, bench.rollouts, limit_gb=24)
+    assert "--limit_gb 24" in refusal(capsys, rollouts, limit_gb=24)
 
 
 def test_missing_files_are_named(capsys, tmp_path):
-    assert "model_outputs.jsonl is missing" in refusal(capsys, bench.reward, str(tmp_path))
-    assert "none.yaml does not exist" in refusal(capsys, bench_step.read_config, str(tmp_path / "none.yaml"))
+    assert "model_outputs.jsonl is missing" in refusal(capsys, reward, data=str(tmp_path))
+
+
+def test_on_a_card_a_step_takes_the_options_of_a_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = bench_step.Config(device="cuda")
+    ((name, options, half),) = bench_step.settings_of(cfg)
+    assert (name, options.cap, options.lora_r, half) == ("r1_1.5b_24gb", 4000, 32, False)
+    cfg.run_config = str(tmp_path / "none.yaml")
+    assert "none.yaml does not exist" in refusal(capsys, bench_step.settings_of, cfg)
+
+
+def test_without_a_name_the_benches_are_listed(capsys):
+    bench.main([])
+    said = capsys.readouterr().out
+    assert all(f"python dev/bench.py {name} " in said for name in bench.COMMANDS)
 
 
 @pytest.mark.parametrize("words", [["speed"], ["rollouts", "--row", "3"], ["memory", "--config", "schedule.sh"]])

@@ -13,7 +13,8 @@ from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_byte
 from engine import memory as planner
 from engine.files import Options, die
 from engine.memory import choose_rows, memory_plan
-from sample import generate_rollouts
+from engine.rows import Requests
+from sample import Sampler
 
 METHODS = ["ours", "generate", "static", "generate_batch"]
 # Settings: model, requests, rows, cap
@@ -95,15 +96,16 @@ class Contestant:
 # ---------------------------------------------------------------------------------------- the contestants
 
 
-def sample_ours(model, tokenizer, prompts, samples: int, lengths, rows: int, decode: str = "auto"):
-    """Our rollouts of forced lengths: no token ends a response."""
-    return generate_rollouts(model, tokenizer, prompts, samples, cap=lengths, rows=rows, end_ids=[-1], decode=decode)
+def our_sampler(model, tokenizer, rows: int, decode: str = "auto") -> Sampler:
+    """Our sampler on a plain model; no token ends a response."""
+    options = Options(load_4bit=False, rows=rows, rollout_weights="live")
+    return Sampler(model, tokenizer, options, decode=decode, end_ids=[-1])
 
 
 def run_ours(task: Task, lengths: list[int], rows: int, decode: str = "auto") -> tuple[int, dict[str, float]]:
     """Tokens that our sampler made, and the seconds it took."""
     start = clock(task.device)
-    made = sample_ours(task.model, task.tokenizer, task.prompts, 1, lengths, rows, decode)
+    made = our_sampler(task.model, task.tokenizer, rows, decode).sample(task.prompts, cap=lengths)
     return sum(len(r.ids) for r in made), {"": clock(task.device) - start}
 
 
@@ -205,8 +207,8 @@ def roofline_seconds(config, itemsize: int, prompts, lengths, rows: int, bandwid
 
 def largest_rows(size: str, cap: int, device: torch.device) -> dict:
     """The most rows that really fit at this cap, against the plan: a long prompt and a few tokens fill every row."""
-    model = random_model(size, device)
-    tokens, tokenizer = cap + planner.PROMPT, word_tokenizer(model.config.vocab_size)
+    model, tokens = random_model(size, device), cap + planner.PROMPT
+    sampler = our_sampler(model, word_tokenizer(model.config.vocab_size), 0)
     start = torch.cuda.memory_allocated(device)
     planned = memory_plan(model, Options(load_4bit=False, rows=100_000), tokens)
 
@@ -214,7 +216,8 @@ def largest_rows(size: str, cap: int, device: torch.device) -> dict:
         """Peak bytes, or 0 where so many rows do not fit."""
         fresh_peak(device)
         try:
-            sample_ours(model, tokenizer, [[3] * (tokens - 8)], rows, 8, rows)
+            # The loop itself: `sample` would take no more rows than the plan has room for.
+            sampler.decode(Requests([[3] * (tokens - 8)], rows, [8] * rows, 1.0, 1.0, 0, "", None), rows)
         except torch.OutOfMemoryError:
             return 0
         return peak_bytes(device)
@@ -273,7 +276,7 @@ def race(task: Task, repeats: int, only: str, peaks: bool, progress: Progress) -
     everyone, card = contestants(task.card, only), {}
     if task.card:  # ours takes what the plan allows; the others start there, and halve their rows where they run out
         longest = max(map(len, task.prompts)) + task.cap
-        task.rows = choose_rows(task.model, Options(load_4bit=False, rows=task.rows), longest)
+        task.rows = choose_rows(task.model, Options(load_4bit=False), longest, task.rows)
         speed, model = copy_bandwidth(task.device), task.model
         bound = roofline_seconds(model.config, model.dtype.itemsize, task.prompts, task.lengths, task.rows, speed)
         card = {"copy_gb_per_second": round(speed / 1e9, 1), "roofline_seconds": bound}

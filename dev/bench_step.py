@@ -15,9 +15,9 @@ from dev.bench_models import HUB, forced_lengths, make_prompts, save_random_mode
 from dev.bench_trl import trl_steps
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
 from engine.files import die, parse
-from engine.memory import choose_rows, memory_plan
-from engine.policy import load_policy, pick_device, refresh_copy, rollout_model
-from sample import generate_rollouts
+from engine.memory import memory_plan
+from engine.policy import load_trainable, pick_device
+from sample import Sampler
 
 # name: what differs from the shared options, whether every second group has equal rewards
 SETTINGS = {
@@ -93,54 +93,44 @@ class OurStep:
     """
 
     def __init__(self, cfg, prompts: list[list[int]], lengths: list[int], half: bool, device: torch.device):
-        from peft import LoraConfig, get_peft_model
-
         self.cfg, self.prompts, self.lengths, self.device = cfg, prompts, lengths, device
         self.rewards = torch.tensor(fixed_rewards(len(lengths), cfg.group, half)).view(-1, cfg.group)  # (P, G)
-        torch.manual_seed(0)
-        policy, _ = load_policy(cfg)
-        # Not the one from disk, which transformers would take for Qwen's own kind.
-        self.tokenizer = word_tokenizer(policy.config.vocab_size)
-        lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-        self.policy = get_peft_model(policy, lora)
+        self.policy, _ = load_trainable(cfg, "", "", cfg.lora_r, cfg.lora_alpha)
         if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and device.type == "cuda"):
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.policy.train()
-        self.tokens = max(map(len, prompts)) + cfg.cap
-        self.sampler = rollout_model(self.policy, cfg, self.tokens)
+        tokens = max(map(len, prompts)) + cfg.cap
+        # Not the tokenizer from disk, which transformers would take for Qwen's own kind.
+        tokenizer = word_tokenizer(self.policy.config.vocab_size)
+        self.sampler = Sampler(self.policy, tokenizer, cfg, tokens, end_ids=[-1])
+        self.micro_tokens = cfg.tokens_per_micro_batch
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=cfg.lr, weight_decay=0.0)
-        self.plan = memory_plan(self.policy.get_base_model(), cfg, self.tokens) if device.type == "cuda" else None
+        self.plan = memory_plan(self.policy.get_base_model(), cfg, tokens) if device.type == "cuda" else None
         if self.plan:
             print(self.plan.line())
-
-    def sample(self) -> list:
-        if self.sampler is not self.policy.get_base_model():
-            refresh_copy(self.sampler, self.policy)
-        rows = choose_rows(self.sampler, self.cfg, self.tokens)
-        return generate_rollouts(
-            self.sampler, self.tokenizer, self.prompts, self.cfg.group, cap=self.lengths, rows=rows, end_ids=[-1]
-        )
 
     def run(self) -> dict[str, float]:
         """Seconds of one step, whole and by part, and on CUDA its peak memory against the plan."""
         fresh_peak(self.device)
         start = clock(self.device)
-        rollouts = self.sample()
+        self.sampler.refresh()
+        rollouts = self.sampler.sample(self.prompts, self.cfg.group, cap=self.lengths)
         sampled, sample_peak = clock(self.device), peak_bytes(self.device)
         adv = train_prune.advantages(self.rewards, self.cfg.advantage)               # (P, G)
         scored = clock(self.device)
         fresh_peak(self.device)
         timed = Timed(train_prune.token_logp, self.device)
         with mock.patch.object(train_prune, "token_logp", timed):
-            train_prune.update_policy(self.policy, self.optimizer, rollouts, adv.flatten(), self.cfg)
+            _, self.micro_tokens = train_prune.update_policy(
+                self.policy, self.optimizer, rollouts, adv.flatten().tolist(), self.cfg, self.micro_tokens
+            )
         end = clock(self.device)
         row = {"seconds": end - start, "sample_s": sampled - start, "reward_s": scored - sampled}
         row |= {"logp_s": timed.seconds, "backward_s": end - scored - timed.seconds}  # the optimizer's step is in it
         if self.plan:
             peaks = {"sample_peak_gb": sample_peak / 1e9, "update_peak_gb": peak_bytes(self.device) / 1e9}
             planned = self.plan.peak / 1e9
-            row |= peaks | {"planned_peak_gb": planned, "peak_to_plan": max(peaks.values()) / planned}
+            row |= peaks | {"rows": self.plan.rows, "planned_peak_gb": planned, "peak_to_plan": max(peaks.values()) / planned}
         return row
 
 

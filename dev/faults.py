@@ -90,6 +90,9 @@ def main(cfg: Config) -> int:
 
 def import_all() -> None:
     """What the scripts import, once for all forks."""
+    import eval  # noqa: F401  (first: it keeps bitsandbytes from logging at import)
+    from analysis import plot  # noqa: F401
+
     import bitsandbytes  # noqa: F401
     import datasets  # noqa: F401
     import jsonargparse  # noqa: F401
@@ -98,9 +101,6 @@ def import_all() -> None:
     import torch
     import torch.utils.tensorboard  # noqa: F401
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
-
-    import eval  # noqa: F401
-    from analysis import plot  # noqa: F401
 
     torch.set_num_threads(1)
 

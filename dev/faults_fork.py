@@ -176,8 +176,8 @@ def add_one(note: Path) -> None:
 
 # ---------------------------------------------------------------------------------------- a stand-in for `python`
 
-# Stands in for `python` in schedule.sh: hands its arguments, descriptors and process group to the server of `serve`
-# and ends as the server's fork does. Killed with its group, as a real process would be.
+# Stands in for `python` in schedule.sh: hands its arguments, descriptors and process group to the server of `serve`,
+# and ends as the command does that is run there. Both are killed with their group, as one real process would be.
 LAUNCHER = """\
 import json, os, socket, sys
 fds = []
@@ -196,39 +196,56 @@ os._exit(status[0] if status else 137)
 
 
 def serve(address: str) -> None:
-    """Forks for each launcher a process that joins its group and runs its command; never returns."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    """Answers each launcher with the exit status of its command, run in a fork; never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that answer
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
     while True:
         client, _ = listener.accept()
-        if os.fork():
-            client.close()
-            continue
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        data, received, _, _ = socket.recv_fds(client, 1 << 20, 10)
-        while len(data) < 8 + int.from_bytes(data[:8], "big"):
-            data += client.recv(1 << 20)
-        argv, folder, env, group, fds = json.loads(data[8:])
-        # Out of the way first: a received number may be another one's target.
-        client = socket.socket(fileno=fcntl.fcntl(client.detach(), fcntl.F_DUPFD_CLOEXEC, 100))
-        received = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in received]
-        os.closerange(3, 100)
-        for fd, target in zip(received, fds):
-            os.dup2(fd, target)
-            os.close(fd)
+        if os.fork() == 0:
+            listener.close()
+            try:
+                answer(client)
+            finally:
+                os._exit(0)
+        client.close()
+
+
+def answer(client: socket.socket) -> None:
+    """Runs one launcher's command in a fork that may turn into another program (exec), and sends its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    data, fds, _, _ = socket.recv_fds(client, 1 << 20, 10)
+    while len(data) < 8 + int.from_bytes(data[:8], "big"):
+        data += client.recv(1 << 20)
+    argv, folder, env, group, targets = json.loads(data[8:])
+    pid = os.fork()
+    if pid == 0:
         status = 1
         try:
+            client.close()
+            take_over(fds, targets)
             os.setpgid(0, group)
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(env)
             status = run_as_main(argv)
         finally:
-            with contextlib.suppress(OSError):
-                client.send(bytes([status & 255]))
             os._exit(status)
+    for fd in fds:  # a lock is held by the command and what it starts, not by us
+        os.close(fd)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    client.send(bytes([code if code >= 0 else 128 - code]))
+
+
+def take_over(fds: list[int], targets: list[int]) -> None:
+    """Gives received descriptors the numbers that they had at the launcher, and closes what else is open."""
+    # Out of the way first: a received number may be another one's target.
+    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
+    os.closerange(3, 100)
+    for fd, target in zip(fds, targets):
+        os.dup2(fd, target)
+        os.close(fd)
 
 
 @contextlib.contextmanager

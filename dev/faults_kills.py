@@ -95,7 +95,7 @@ def end_schedule(process: subprocess.Popen, output: Path, limit: float = 240.0) 
 
 # What schedule.sh makes, in its order.
 STAGES = (
-    "schedule.txt", "base/eval.json", "cap24/config.yaml", "cap24/step0001", "cap24/done", "cap16/step0001",
+    "schedule.yaml", "base/eval.json", "cap24/config.yaml", "cap24/step0001", "cap24/done", "cap16/step0001",
     "cap16/done", "final", "base_test/eval.json", "summary.json",
 )  # fmt: skip
 

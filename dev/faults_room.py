@@ -24,10 +24,10 @@ def short_of_memory(note: Path, decode=None, forward=None, backward=None) -> Non
     import torch
     from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
-    import sample
+    from engine.slots import SlotCache
 
     calls, true_forward, true_backward = Counter(), Qwen2Model.forward, torch.Tensor.backward
-    true_open = sample.SlotCache.open
+    true_open = SlotCache.open
 
     def fail(kind: str, happens, *figures) -> None:
         calls[kind] += 1
@@ -50,7 +50,7 @@ def short_of_memory(note: Path, decode=None, forward=None, backward=None) -> Non
         fail("backward", backward)
 
     Qwen2Model.forward, torch.Tensor.backward = model_forward, tensor_backward
-    sample.SlotCache.open = open_slots
+    SlotCache.open = open_slots
 
 
 # What is injected. Fewer rows or smaller micro-batches add up the same float32 numbers in another order, in the

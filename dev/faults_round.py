@@ -14,8 +14,8 @@ STEPS = 3
 # Every case runs with these; the reward pays for repeating a token, because random weights never answer right.
 ROUND = {
     "steps": STEPS, "checkpoint_every": 1, "cap": 32, "group": 6, "problems_per_step": 3, "reward": "repetition",
-    "reward_options": {"size": 1, "penalty": 1.0}, "beta": 0.01, "lr": 1e-4, "lora_r": 8, "val_samples": 2,
-    "val_cap": 24, "tokens_per_micro_batch": 1000, "device": "cpu",
+    "reward_options": {"size": 1, "penalty": 1.0}, "beta": 0.01, "lr": 1e-4, "lora_r": 8, "eval_samples": 2,
+    "eval_cap": 24, "eval_temperature": 1.0, "tokens_per_micro_batch": 1000, "device": "cpu",
 }  # fmt: skip
 # Columns of log.csv that are wall-clock time.
 TIMES = ("sample_s", "update_s", "val_s")

@@ -179,12 +179,13 @@ def test_a_contestant_that_runs_out_of_memory_goes_on_with_fewer_rows(capsys, mo
 
 def test_the_largest_rows_are_found_beside_the_plan(monkeypatch):
     """On a pretended card on which 300 rows fit."""
-    def sample(model, tokenizer, prompts, samples, cap, rows):
-        assert len(prompts[0]) + cap == 24 + memory.PROMPT and samples == rows  # every row is filled to its width
-        if rows > 300:
+    def decode(self, requests, size):
+        assert requests.longest + requests.caps[0] == 24 + memory.PROMPT  # every row is filled to its width
+        assert requests.samples == len(requests.caps) == size
+        if size > 300:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(bench_rollouts, "sample_ours", sample)
+    monkeypatch.setattr(bench_rollouts.Sampler, "decode", decode)
     monkeypatch.setattr(bench_rollouts, "peak_bytes", lambda device: 1_000_000)
     monkeypatch.setattr("engine.memory.free_bytes", lambda device: 10**8)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)

@@ -1,4 +1,4 @@
-"""Statistics over problems: bootstrap intervals, pass@k, cons@k. No torch."""
+"""Statistics over problems: clustered errors, bootstrap intervals, pass@k, cons@k. numpy only."""
 
 import math
 from collections import Counter
@@ -7,9 +7,6 @@ from fractions import Fraction
 from math import comb
 
 import numpy as np
-
-import reward
-from eval import mean_and_se
 
 
 def bootstrap(values, statistic: Callable, null: float = 0.0, resamples: int = 10_000, seed: int = 0) -> dict:
@@ -49,8 +46,19 @@ def bootstrap(values, statistic: Callable, null: float = 0.0, resamples: int = 1
 
 
 def point(values) -> dict:
-    """{"value", "se"}: mean of (P, S) values and its standard error, clustered by problem."""
-    return dict(zip(("value", "se"), mean_and_se([list(map(float, np.atleast_1d(row))) for row in values])))
+    """{"value", "se"}: the mean of (P, S) values and its standard error, clustered by problem; of (P,), S is 1.
+
+    The samples of one problem are not independent, so the error is that of the P problem means; None for P = 1.
+
+    >>> point([[1, 1, 1], [0, 0, 0]]), point([[1, 0]])
+    ({'value': 0.5, 'se': 0.5}, {'value': 0.5, 'se': None})
+
+    Source: cluster-robust variance of a mean with n/(n-1), e.g. Cameron and Miller 2015.
+    """
+    values = np.asarray(values, float)
+    means = values.reshape(len(values), -1).mean(1)                                       # (P,)
+    se = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
+    return {"value": float(means.mean()), "se": se}
 
 
 def difference(m: np.ndarray) -> np.ndarray:
@@ -104,30 +112,6 @@ def cons_at_k(right: int, wrong: Sequence[int], silent: int, k: int) -> float:
         for (votes, tied), count in ways.items():
             total += Fraction(comb(right, t) * count * comb(others, k - t - votes), tied + 1)
     return float(total / comb(n, k))
-
-
-def ballots(rows: list[dict]) -> tuple[int, list[int], int]:
-    r"""Votes of one problem's samples, as `cons_at_k` takes them: equal answers together, however written.
-
-    Two wrong answers are the same if reward.same_answer says so without algebra; a cut rollout abstains.
-
-    >>> row = {"finished": True, "correct": False}
-    >>> ballots([row | {"answer": a} for a in ("1/2", r"\frac12", "7", None)])
-    (0, [2, 1], 1)
-    """
-    spoken = [row for row in rows if row["finished"] and row["answer"] is not None]
-    wrong: Counter[str] = Counter()
-    for answer, count in Counter(row["answer"] for row in spoken if not row["correct"]).items():
-        wrong[next((w for w in wrong if same(answer, w)), answer)] += count
-    return len(spoken) - sum(wrong.values()), list(wrong.values()), len(rows) - len(spoken)
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two answers are written alike; never raises on the model's text."""
-    try:
-        return a == b or reward.same_answer(a, b, lambda *_: False)
-    except (ValueError, IndexError, RecursionError):
-        return False
 
 
 def powers(n: int) -> list[int]:

@@ -16,7 +16,7 @@ import eval as evaluation
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation, load_evaluation, pair
 from analysis.metrics import votes
-from analysis.stats import bootstrap, difference, point, powers, ratio
+from analysis.stats import difference, interval, point, powers, ratio
 from analysis.tables import gap, num, table
 from engine.files import die
 
@@ -67,13 +67,13 @@ def measure_prompts(a: Evaluation, cfg: Config) -> list[Evaluation]:
 def analyse(sides: list[Evaluation], cfg: Config) -> dict:
     """One answer of each side beside one of A; for every number of A's votes, as many votes of B as cost no more."""
     a, b, *more = sides
-    result, draws = {"rows": [], "votes": []}, cfg.draws
+    result = {"rows": [], "votes": []}
     for side in [a, b, *more, *(measure_prompts(a, cfg) if cfg.prompts else [])]:
         row = side.figures() | {"folder": side.folder, "instruction": side.info.get("instruction", "not recorded")}
         if side is not a:
             columns = np.concatenate([a.means(), side.means()], 1)                        # (P, 4)
-            row["difference"] = bootstrap(columns[:, [0, 2]], difference, **draws)
-            row["tokens_ratio"] = bootstrap(columns[:, [1, 3]], ratio, 1.0, **draws)
+            row["difference"] = interval(columns[:, [0, 2]], difference)
+            row["tokens_ratio"] = interval(columns[:, [1, 3]], ratio, log=True)
         result["rows"].append(row)
     cost_a, cost_b = float(a.tokens.mean()), float(b.tokens.mean())
     for k in powers(a.samples):
@@ -83,7 +83,7 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
         result["votes"].append({
             "A": {"k": k, "tokens": k * cost_a} | point(both[:, 0]),
             "B": {"k": j, "tokens": j * cost_b} | point(both[:, 1]),
-            "difference": bootstrap(both, difference, **draws),
+            "difference": interval(both, difference),
         })
     return result
 

@@ -8,7 +8,7 @@ A and B are folders that eval.py wrote; A alone will do. Writes behaviours.json 
 `python -m analysis.report A B` finds it, and judge.jsonl, the replies: the same judge is asked for a step once.
 
 Unlike the paper's figure: the phases' names, their description and the prompt are ours (edit them below), every
-share has a bootstrap interval over problems, and replies that name no phase are counted, not guessed at.
+share has a 95 % interval over problems, and replies that name no phase are counted, not guessed at.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
-from analysis.stats import bootstrap, quotient_difference
+from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
 from engine.files import Options, die
 from engine.policy import chat_text, load_policy, rollout_model
@@ -230,12 +230,12 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
     for name, side in zip("AB", sides):
         labels, count = label_side(side, cfg)
         share = lambda m: m[..., 0] / m[..., 1]  # noqa: E731
-        result[name] = {x: bootstrap(count[:, [i, -1]], share, **cfg.draws) for i, x in enumerate(PHASES)}
+        result[name] = {x: interval(count[:, [i, -1]], share, within=(0, 1)) for i, x in enumerate(PHASES)}
         result["steps"][name], result["invalid"][name] = len(labels), labels.count(None)
         counts.append(count)
     if len(sides) > 1:
         pairs = {x: np.concatenate([count[:, [i, -1]] for count in counts], 1) for i, x in enumerate(PHASES)}
-        result["difference"] = {x: bootstrap(pair, quotient_difference, **cfg.draws) for x, pair in pairs.items()}
+        result["difference"] = {x: interval(pair, quotient_difference) for x, pair in pairs.items()}
     return result
 
 

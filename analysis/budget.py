@@ -18,7 +18,7 @@ from tqdm import tqdm
 import reward
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation, arrange
-from analysis.stats import bootstrap
+from analysis.stats import difference, interval
 from analysis.tables import gap, num, table
 from engine.files import Options, die
 from engine.policy import load_policy, rollout_model
@@ -104,7 +104,7 @@ def force(model, tokenizer, side: Evaluation, coded: list, budget: int, cue: str
     return arrange(side.folder, side.info, side._replace(rows=rows).groups), forced
 
 
-def at_equal_tokens(policy, curve, resamples: int = 10_000, seed: int = 0) -> dict:
+def at_equal_tokens(policy, curve) -> dict:
     """pass@1 of a policy minus that of a curve of (accuracy, tokens) points at the policy's own mean tokens.
 
     Between neighbouring points every problem's accuracy and length is interpolated linearly, which is what
@@ -126,15 +126,15 @@ def at_equal_tokens(policy, curve, resamples: int = 10_000, seed: int = 0) -> di
         return np.array(reached).reshape(m.shape[:-1])
 
     values = np.concatenate([policy, *curve], 1)                                         # (P, 2 + 2K)
-    result = bootstrap(values, lambda m: m[..., 0] - at(m), 0.0, resamples, seed)
+    result = interval(values, lambda m: m[..., 0] - at(m))
     mean = values.mean(0)
     figures = {"mean_tokens": mean[1], "pass@1": mean[0], "curve_pass@1": float(at(mean))}
     figures["shorter_than_curve"] = mean[1] < mean[3::2].min()
     return result | {key: np.asarray(value).item() for key, value in figures.items()}
 
 
-def best_of(policy, curve, resamples: int = 10_000, seed: int = 0) -> dict:
-    """pass@1 of a policy minus that of the best point of a curve, which every bootstrap draw chooses anew.
+def best_of(policy, curve) -> dict:
+    """pass@1 of a policy minus that of the best point of a curve.
 
     Choosing on the very problems that are scored flatters the curve, so the margin errs against the policy.
 
@@ -144,12 +144,11 @@ def best_of(policy, curve, resamples: int = 10_000, seed: int = 0) -> dict:
     >>> best_of([[1, 15], [0, 15]], [[[0, 10], [0, 10]], [[1, 20], [1, 20]]])["value"]
     -0.5
     """
-    policy, curve = np.asarray(policy, float), np.asarray(curve, float)
-    values = np.concatenate([policy[:, :1], curve[:, :, 0].T], 1)                         # (P, 1 + K)
+    curve = np.asarray(curve, float)
     best = int(curve[:, :, 0].mean(1).argmax())
-    figures = {"point": best, "curve_tokens": float(curve[best, :, 1].mean())}
-    figures |= {"curve_pass@1": float(curve[best, :, 0].mean())}
-    return figures | bootstrap(values, lambda m: m[..., 0] - m[..., 1:].max(-1), 0.0, resamples, seed)
+    right, tokens = curve[best].T                                                        # (P,), (P,)
+    figures = {"point": best, "curve_tokens": float(tokens.mean()), "curve_pass@1": float(right.mean())}
+    return figures | interval(np.stack([right, np.asarray(policy, float)[:, 0]], 1), difference)
 
 
 def analyse(sides: list[Evaluation], cfg: Config) -> dict:
@@ -174,17 +173,17 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
         result["forced"] += forced
         curve.append(cut.means())
     if len(sides) > 1:
-        mine, draws = sides[1].means(), cfg.draws
+        mine = sides[1].means()
         # A itself is the curve's last point: a budget that nobody reaches.
-        result["equal_tokens"] = at_equal_tokens(mine, [*curve, a.means()], **draws)
+        result["equal_tokens"] = at_equal_tokens(mine, [*curve, a.means()])
         # More budget may mean less accuracy (a thought cut at the wrong place misleads), so the rival is also the
         # best budget that costs no more than B, and the best of all, whatever it costs.
         cheap = [i for i, points in enumerate(curve) if points[:, 1].mean() <= mine[:, 1].mean()]
         for name, those in ("best_within", cheap), ("best_of_all", range(len(curve))):
             if those:
-                rival = best_of(mine, [curve[i] for i in those], **draws)
+                rival = best_of(mine, [curve[i] for i in those])
                 result[name] = rival | {"budget": budgets[those[rival.pop("point")]]}
-        result["uncut"] = best_of(mine, [a.means()], **draws)
+        result["uncut"] = best_of(mine, [a.means()])
     return result
 
 
@@ -204,7 +203,7 @@ def show(r: dict) -> list[str]:
     lines += [f"B, {e['mean_tokens']:.1f} mean tokens and {100 * e['pass@1']:.1f} % right, against:", "",
               *table(["", "mean tokens", "pass@1, %", "B - A, points [95 %]"], rows),
               "At B's mean tokens: on the straight line between the neighbouring budgets. The best budget is chosen "
-              "anew in every bootstrap draw, which favours it.", ""]
+              "on these very problems, which favours it.", ""]
     short = "B is shorter than any budget here: A had the tokens of the smallest."
     return lines + [short, ""] * e["shorter_than_curve"]
 

@@ -26,15 +26,6 @@ class Settings:
     """Folder for the results; empty: `analysis` beside the last of the first two folders."""
     overwrite: bool = False
     """Write over results that are there."""
-    resamples: int = 10_000
-    """Draws of the bootstrap over problems."""
-    seed: int = 0
-    """Seed of everything random."""
-
-    @property
-    def draws(self) -> dict:
-        """The options of `stats.bootstrap`."""
-        return {"resamples": self.resamples, "seed": self.seed}
 
 
 # What an analysis that loads A's model takes from A's eval.json, had no flag said otherwise.
@@ -62,8 +53,6 @@ def read_sides(name: str, words: list[str], config: type, least: int, most: int,
     known = {field.name for field in dataclasses.fields(config)} & (OF_THE_MODEL if inherit else set())
     defaults = {key: value for key, value in sides[0].info.items() if key in known}
     cfg = parse(config, args=options, set_defaults=defaults)
-    if cfg.resamples < 1:
-        die("--resamples must be at least 1")
     base = config(**defaults, out_dir=str(Path(sides[:2][-1].folder).parent / "analysis"))
     return sides, dataclasses.replace(cfg, out_dir=cfg.out_dir or base.out_dir), base
 

@@ -17,7 +17,7 @@ import numpy as np
 import reward
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
-from analysis.stats import bootstrap, cons_at_k, difference, pass_at_k, point, powers, quotient_difference, ratio
+from analysis.stats import cons_at_k, difference, interval, pass_at_k, point, powers, quotient_difference, ratio
 from analysis.tables import gap, num, table
 from engine.files import die
 from eval import mean_and_se, metrics
@@ -108,15 +108,15 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
         columns = np.concatenate([side.means() / [1, 1000] for side in sides], 1)          # (P, 4), 1,000 tokens
         ended = [[np.mean([row["finished"] for row in group]) for group in side.groups] for side in sides]
         result["difference"] = {
-            "pass@1": bootstrap(columns[:, [0, 2]], difference, **cfg.draws),
-            "mean_tokens": bootstrap(1000 * columns[:, [1, 3]], difference, **cfg.draws),
-            "tokens_ratio": bootstrap(columns[:, [1, 3]], ratio, 1.0, **cfg.draws),
-            "finished": bootstrap(np.array(ended).T, difference, **cfg.draws),
-            "pass@1_per_1k_tokens": bootstrap(columns, quotient_difference, **cfg.draws),
+            "pass@1": interval(columns[:, [0, 2]], difference),
+            "mean_tokens": interval(1000 * columns[:, [1, 3]], difference),
+            "tokens_ratio": interval(columns[:, [1, 3]], ratio, log=True),
+            "finished": interval(np.array(ended).T, difference),
+            "pass@1_per_1k_tokens": interval(columns, quotient_difference),
         }
         for kind, by_k in chance[0].items():
             pairs = {k: np.stack([x, chance[1][kind][k]], 1) for k, x in by_k.items() if k in chance[1][kind]}
-            result["difference"][kind] = {k: bootstrap(x, difference, **cfg.draws) for k, x in pairs.items()}
+            result["difference"][kind] = {k: interval(x, difference) for k, x in pairs.items()}
     return result
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from analysis.budget import split_ids
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
-from analysis.stats import bootstrap, quotient_difference
+from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
 from engine.files import Options
 from engine.policy import load_policy, rollout_model
@@ -88,13 +88,12 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
     policy, tokenizer = load_policy(cfg)
     model, result = rollout_model(policy, cfg, 0), {"reference": cfg.model, "tokens": {}}
     sums = [nll_by_problem(model, tokenizer, side, cfg) for side in sides]
-    draws = {"null": 1.0} | cfg.draws
     for name, parts in zip("AB", sums):
-        result[name] = {p: bootstrap(x, lambda m: np.exp(m[..., 0] / m[..., 1]), **draws) for p, x in parts.items()}
+        result[name] = {p: interval(x, lambda m: np.exp(m[..., 0] / m[..., 1]), log=True) for p, x in parts.items()}
         result["tokens"][name] = {part: int(x.sum(0)[1]) for part, x in parts.items()}
     if len(sides) > 1:
         pairs = {part: np.concatenate([x[part] for x in sums], 1) for part in PARTS}      # (P, 4)
-        result["ratio"] = {p: bootstrap(x, lambda m: np.exp(quotient_difference(m)), **draws) for p, x in pairs.items()}
+        result["ratio"] = {p: interval(x, lambda m: np.exp(quotient_difference(m)), log=True) for p, x in pairs.items()}
     return result
 
 

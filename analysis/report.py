@@ -7,7 +7,7 @@ A and B are folders that eval.py wrote (eval.json, rollouts.jsonl) for the same 
 and a JSON file for each analysis go into `analysis` beside B. Each analysis is a command of its own, and most take A
 alone: python -m analysis.metrics, .baselines, .budget, .words, .perplexity, .behaviours (a judge: --url, --model).
 
-Unlike the paper's tables: every difference is paired by problem, has a 95 % bootstrap interval and says
+Unlike the paper's tables: every difference is paired by problem, has a 95 % interval and says
 "not distinguishable" where that holds 0; cons@k is exact, not sampled; budget forcing cuts the very thoughts
 that A's own figures come from, so nothing but the cut differs.
 """
@@ -79,9 +79,9 @@ def head(sides: list[Evaluation], cfg: Config, base: Config) -> list[str]:
         f"**Tokens, B in % of A: {tokens}. pass@1, B - A in points: {points}.**", "",
         f"`{command_line('report', sides, cfg, base)}` made this page: "
         f"{len(a.ids)} problems; A {a.samples}, B {b.samples} samples each; cap {a.info['cap']} tokens. +- is one "
-        f"standard error, clustered by problem; [ , ] is the 95 % interval of {cfg.resamples} bootstrap draws of "
-        'problems, both sides together; "not distinguishable" where it holds "no difference". Each is one interval, '
-        "not corrected for how many there are.", "",
+        "standard error, clustered by problem; [ , ] is a 95 % interval (t with the jackknife error over problems, "
+        'both sides together); "not distinguishable" where it holds "no difference". Each is one interval, not '
+        "corrected for how many there are.", "",
     ]
     for side in sides:
         default = vars(evaluation.Config(model="", data="", out_dir="", seed=-1)).items()

@@ -15,7 +15,7 @@ def num(x: float | None, digits: int = 1, scale: float = 1.0, se: float | None =
 
 
 def gap(d: dict, digits: int = 1, scale: float = 1.0, verdict: bool = True) -> str:
-    """A bootstrap result as one cell.
+    """An interval as one cell.
 
     >>> gap({"value": -0.5, "low": -0.625, "high": 0.25, "verdict": "not distinguishable"}, 1, 100)
     '-50.0 [-62.5, 25.0] not distinguishable'

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
-from analysis.stats import bootstrap, difference, point
+from analysis.stats import difference, interval, point
 from analysis.tables import num, side_table
 from engine.files import die
 
@@ -65,7 +65,7 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
     result["never"] = [p for p in listed if not any(n.any() for n in counts[p])]
     if len(sides) > 1:
         pairs = {p: np.stack([x.mean(1) for x in n], 1) for p, n in counts.items()}
-        result["difference"] = {p: bootstrap(x, difference, **cfg.draws) for p, x in pairs.items()}
+        result["difference"] = {p: interval(x, difference) for p, x in pairs.items()}
     return result
 
 

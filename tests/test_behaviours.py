@@ -172,7 +172,7 @@ def test_labels_that_exist_are_kept(two, serve, capsys):
 def test_the_report_shows_the_shares_and_the_command(two, serve):
     server = serve(label)
     judged(two, server)
-    report.main([*two, "--resamples", "50"])
+    report.main([*two])
     text = (Path(two[1]).parent / "analysis/report.md").read_text(encoding="utf-8")
     assert f"`python -m analysis.behaviours {two[0]} {two[1]} --model j --url {server.url} --key_env JUDGE_KEY`" in text
     row = "| recheck_step | 100.0 [100.0, 100.0] | 0.0 [0.0, 0.0] | -100.0 [-100.0, -100.0] lower |"

@@ -18,17 +18,17 @@ def command(analysis):
 
 def test_it_writes_one_report_with_every_command(two):
     main(budget, [*two, "--budgets", "[5]", "--answer_cap", "4", "--device", "cpu"])
-    report.main([*two, "--resamples", "200"])
+    report.main([*two])
     out = Path(two[1]).parent / "analysis"
     text = (out / "report.md").read_text(encoding="utf-8")
     a, b = two
     for heading in ("Metrics", "Inference-time baselines", "Budget forcing", "Reflection and working words", "Readability", "Behaviours"):
         assert f"## {heading}" in text
-    assert f"`python -m analysis.report {a} {b} --resamples 200` made" in text and "interval of 200 bootstrap" in text
-    assert f"Not measured: `python -m analysis.perplexity {a} {b} --resamples 200`" in text
-    assert f"Not measured: `python -m analysis.behaviours {a} {b} --resamples 200 --url URL --model NAME`" in text
+    assert f"`python -m analysis.report {a} {b}` made" in text and "95 % interval" in text
+    assert f"Not measured: `python -m analysis.perplexity {a} {b}`" in text
+    assert f"Not measured: `python -m analysis.behaviours {a} {b} --url URL --model NAME`" in text
     assert f"`python -m analysis.budget {a} {b} --device cpu --budgets '[5]' --answer_cap 4`" in text
-    assert f"`python -m analysis.metrics {a} {b} --resamples 200`" in text and "They differ in" not in text
+    assert f"`python -m analysis.metrics {a} {b}`" in text and "They differ in" not in text
     assert f"python eval.py --model {load_evaluation(a).info['model']} --load_4bit false --seed 0 --data t.jsonl" in text
     assert "**Tokens, B in % of A: " in text and (out / "trace.html").exists()
 
@@ -45,7 +45,7 @@ def test_the_report_of_a_run_folder_shows_its_pictures(tmp_path):
     from test_plot import make_run
 
     run = make_run(tmp_path / "toy")
-    report.main([str(run / "base_test"), str(run / "final_test"), "--resamples", "50"])
+    report.main([str(run / "base_test"), str(run / "final_test")])
     text = (run / "analysis/report.md").read_text(encoding="utf-8")
     assert f"`python -m analysis.plot run {run}`" in text
     for name in ("length_accuracy", "training", "lengths", "budget", "words"):
@@ -55,7 +55,7 @@ def test_the_report_of_a_run_folder_shows_its_pictures(tmp_path):
 def test_sides_with_other_numbers_of_samples_show_every_k(tmp_path):
     a = folder(tmp_path / "a", [rollout(p, s) for p in "pq" for s in range(3)])
     b = folder(tmp_path / "b", [rollout(p, s) for p in "pq" for s in range(4)])
-    main(metrics, [a, b, "--out_dir", str(tmp_path / "o"), "--resamples", "50"])
+    main(metrics, [a, b, "--out_dir", str(tmp_path / "o")])
     text = "\n".join(metrics.show(json.loads((tmp_path / "o/metrics.json").read_text())))
     cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| pass@")]
     rows = {row[1]: row[2:4] for row in cells}
@@ -67,12 +67,12 @@ def test_a_report_that_exists_is_kept(two, capsys):
     path.parent.mkdir()
     path.write_text("mine")
     assert "report.md exists; --overwrite" in stops(capsys, report.main, *two) and path.read_text() == "mine"
-    report.main([*two, "--overwrite", "true", "--resamples", "50"])
+    report.main([*two, "--overwrite", "true"])
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
 def test_the_recorded_command_makes_the_same_file(two):
-    main(words, [*two, "--reflection", '["Wait, so", "it\'s"]', "--resamples", "50"])
+    main(words, [*two, "--reflection", '["Wait, so", "it\'s"]'])
     first = result(two, "words.json")
     main(words, shlex.split(first["command"])[3:] + ["--overwrite", "true"])
     assert result(two, "words.json") == first
@@ -90,7 +90,7 @@ def test_results_of_other_rollouts_are_never_shown(two, capsys):
 
 def test_no_right_answer_at_all_is_said(tmp_path, capsys):
     a, b = (folder(tmp_path / name, [rollout(p, 0, 10, False) for p in "pq"]) for name in "ab")
-    report.main([a, b, "--resamples", "50"])
+    report.main([a, b])
     text = capsys.readouterr().out
     assert text.count("no right answer at all") == 2 and "0.0 [0.0, 0.0] not distinguishable" in text
 
@@ -103,7 +103,7 @@ def test_one_sample_a_problem_is_said(tmp_path, capsys):
 
 def test_one_sample_of_one_problem_has_no_error_bar_and_says_so(tmp_path, capsys):
     a, b = (folder(tmp_path / name, [rollout("p", 0, n)]) for name, n in (("a", 10), ("b", 5)))
-    report.main([a, b, "--resamples", "50"])
+    report.main([a, b])
     text = capsys.readouterr().out
     assert text.count("one problem only, so no error bar and no interval") == 2
     assert "+- " not in text.split("## Metrics")[1] and "-5.0 no interval" in text
@@ -159,8 +159,7 @@ def test_bad_commands_are_one_line(tmp_path, capsys):
 
 
 def test_bad_options_are_one_line(two, capsys):
-    assert "resample" in stops(capsys, command(metrics), *two, "--resample", "3")
-    assert "--resamples" in stops(capsys, command(metrics), *two, "--resamples", "0")
+    assert "--colour" in stops(capsys, command(metrics), *two, "--colour", "3")
     assert "--cue" in stops(capsys, command(budget), *two, "--cue", "Answer: ")
     assert "--budgets" in stops(capsys, command(budget), *two, "--budgets", "[0]")
     assert "640" in stops(capsys, command(budget), *two, "--budgets", "[700]")

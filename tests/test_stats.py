@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import evaluations, stats, tables
-from analysis.stats import bootstrap, cons_at_k, difference, pass_at_k, point, quotient_difference
+from analysis.stats import (cons_at_k, difference, interval, pass_at_k, point, quotient_difference, ratio,
+                            t_quantile)
 from conftest import ROOT
 from eval import mean_and_se
 
@@ -61,43 +62,89 @@ def test_the_commonest_answer_of_64_samples_gains_with_every_vote():
     assert values[-1] == 1
 
 
-def test_bootstrap_interval_of_a_mean_is_the_normal_one():
-    x = np.random.default_rng(0).exponential(size=(400, 2))
-    ours = bootstrap(x, difference, 0.0, 10_000, 3)
-    gaps = x[:, 1] - x[:, 0]
-    half = 1.96 * gaps.std() / math.sqrt(len(x))
-    assert ours["value"] == pytest.approx(gaps.mean())
-    assert ours["low"] == pytest.approx(gaps.mean() - half, abs=0.1 * half)
-    assert ours["high"] == pytest.approx(gaps.mean() + half, abs=0.1 * half)
-    assert ours == bootstrap(x, difference, 0.0, 10_000, 3)
-
-
-def test_bootstrap_interval_of_a_ratio_is_that_of_scipy():
+def test_the_interval_of_a_paired_difference_is_that_of_the_t_test():
     stats = pytest.importorskip("scipy.stats")
-    x = np.random.default_rng(1).gamma(2, size=(60, 2))
-    ours = bootstrap(x, lambda m: m[..., 1] / m[..., 0], 1.0)
-    theirs = stats.bootstrap((x[:, 0], x[:, 1]), lambda a, b, axis: b.mean(axis) / a.mean(axis), paired=True, vectorized=True,
-                             n_resamples=10_000, method="percentile", rng=0).confidence_interval
-    assert (ours["low"], ours["high"]) == pytest.approx(tuple(theirs), abs=0.02)
+    x = np.random.default_rng(0).exponential(size=(30, 2))
+    ours, theirs = interval(x, difference), stats.ttest_rel(x[:, 1], x[:, 0]).confidence_interval(0.95)
+    assert (ours["low"], ours["high"]) == pytest.approx((theirs.low, theirs.high), rel=1e-6)
+    assert [t_quantile(df) for df in range(1, 300)] == pytest.approx(stats.t.ppf(0.975, range(1, 300)), rel=1e-6)
 
 
-def test_bootstrap_pairs_the_two_sides():
+@pytest.mark.parametrize("n", [60, 400])
+def test_the_interval_of_a_ratio_is_about_that_of_bca(n):
+    stats = pytest.importorskip("scipy.stats")
+    x = np.random.default_rng(1).gamma(2, size=(n, 2))
+    theirs = stats.bootstrap((x[:, 0], x[:, 1]), lambda a, b, axis: b.mean(axis) / a.mean(axis), paired=True,
+                             vectorized=True, n_resamples=10_000, method="BCa", rng=0).confidence_interval
+    ours = interval(x, ratio, log=True)
+    assert (ours["low"], ours["high"]) == pytest.approx(tuple(theirs), abs=0.06 * (theirs.high - theirs.low))
+
+
+def percentile(values, statistic, rng, draws=500):
+    """The 95 % percentile interval of the bootstrap."""
+    n = len(values)
+    means = rng.multinomial(n, np.full(n, 1 / n), draws) @ values / n
+    return np.percentile(statistic(means), [2.5, 97.5])
+
+
+def accuracies(n, a, b, rng):
+    """(n, 2) pass@1 before and after of n problems with 4 samples each, whose difficulty is beta(a, b)."""
+    chance = rng.beta(a, b, n)
+    return np.stack([rng.binomial(4, p, n) / 4 for p in (chance, np.clip(chance + rng.normal(0, 0.05, n), 0, 1))], 1)
+
+
+def lengths(n, rng):
+    """(n, 2) mean tokens before and after of n problems: skewed, and about 40 % are left."""
+    before = np.exp(rng.normal(8, 0.6, n))
+    noise = np.exp(rng.normal(0, 0.4, (2, n, 4))).mean(-1)
+    return np.stack([before * noise[0], before * np.exp(rng.normal(-0.9, 0.3, n)) * noise[1]], 1)
+
+
+@pytest.mark.parametrize("make, statistic, log, least", [
+    (lambda n, rng: accuracies(n, 1, 1, rng), difference, False, 0.94),
+    (lambda n, rng: accuracies(n, 6, 0.7, rng), difference, False, 0.94),
+    (lengths, ratio, True, 0.93),
+], ids=["accuracy", "high accuracy", "ratio of skewed lengths"])
+def test_at_30_problems_95_percent_is_about_95_percent(make, statistic, log, least):
+    rng, runs, ours, theirs = np.random.default_rng(0), 2000, 0, 0
+    truth = statistic(make(2_000_000, rng).mean(0))
+    for _ in range(runs):
+        values = make(30, rng)
+        x, (low, high) = interval(values, statistic, log), percentile(values, statistic, rng)
+        ours += x["low"] <= truth <= x["high"]
+        theirs += low <= truth <= high
+    print(f"covered: {ours / runs:.1%}, by the percentile bootstrap {theirs / runs:.1%}")
+    assert least <= ours / runs <= 0.965 and theirs / runs < ours / runs - 0.01
+
+
+def test_the_interval_pairs_the_two_sides():
     base = np.random.default_rng(0).normal(size=50) * 100
-    tight = bootstrap(np.stack([base, base + 1], 1), difference)
+    tight = interval(np.stack([base, base + 1], 1), difference)
     assert tight["low"] == pytest.approx(1) and tight["high"] == pytest.approx(1) and tight["verdict"] == "higher"
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=12))
-def test_interval_lies_within_the_data_and_swapping_sides_mirrors_it(rows):
+def test_swapping_the_sides_mirrors_the_interval(rows):
     x = np.array(rows)
-    there, back = bootstrap(x, difference, resamples=300), bootstrap(x[:, ::-1], difference, resamples=300)
-    gaps = x[:, 1] - x[:, 0]
-    assert gaps.min() - 1e-9 <= there["low"] <= there["high"] <= gaps.max() + 1e-9
-    assert there["low"] == pytest.approx(-back["high"], abs=1e-9)
+    there, back = interval(x, difference), interval(x[:, ::-1], difference)
+    assert there["low"] <= there["value"] <= there["high"] and there["low"] == pytest.approx(-back["high"], abs=1e-6)
     assert (there["verdict"] == "not distinguishable") == (there["low"] <= 0 <= there["high"])
 
 
+def test_the_interval_of_a_ratio_is_the_same_the_other_way_round():
+    x = np.random.default_rng(2).gamma(2, size=(20, 2))
+    there, back = interval(x, ratio, log=True), interval(x[:, ::-1], ratio, log=True)
+    assert (there["low"], there["high"]) == pytest.approx((1 / back["high"], 1 / back["low"]))
+    assert there["verdict"] == "not distinguishable" and interval(x * [1, 3], ratio, log=True)["verdict"] == "higher"
+
+
+def test_an_interval_ends_where_the_figure_does():
+    share = interval([[0, 9], [1, 9], [0, 9]], lambda m: m[..., 0] / m[..., 1], within=(0, 1))
+    assert share["low"] == 0 and share["high"] > share["value"] > 0
+
+
 def test_one_problem_has_no_interval_and_nothing_over_nothing_no_value():
-    assert bootstrap([[1, 2]], difference) == {"value": 1.0, "low": None, "high": None, "verdict": "no interval"}
-    assert bootstrap([[0, 0, 1, 1]] * 3, quotient_difference)["value"] is None
+    assert interval([[1, 2]], difference) == {"value": 1.0, "low": None, "high": None, "verdict": "no interval"}
+    assert interval([[0, 0, 1, 1]] * 3, quotient_difference)["value"] is None
+    assert interval([[1, 1], [0, 0], [0, 0]], ratio)["low"] is None  # without the first there is nothing to divide by

@@ -1,10 +1,10 @@
 """pass@1 and length of a base model or an adapter, over k samples a problem.
 
-    python eval.py --model out/toy_base --data out/toy_base/test.jsonl --cap 640 --samples 4 --out_dir out/eval_base
-    python eval.py --like config/toy.yaml --adapter out/toy/final --prompt_cap 125 --samples 4 --out_dir out/eval_final
-    python eval.py report out/toy          # summary.json and summary.md of a schedule's run folder
-    python eval.py compare out/toy/base_test out/toy/final_test         # all analyses side by side (analyse.py)
-    python eval.py --like config/toy.yaml --samples 4 --instruction "Be brief." --out_dir out/eval_brief
+    python eval.py --model out/toy_base --data out/toy_base/test.jsonl --eval_cap 640 --eval_samples 4 --out_dir out/base
+    python eval.py --config config/toy.yaml --adapter out/toy/final --prompt_cap 125 --out_dir out/eval_final
+    python eval.py --config config/toy.yaml --instruction "Be brief." --out_dir out/eval_brief
+    python eval.py report out/toy                                       # summary.json and summary.md of a run folder
+    python -m analysis.report out/toy/base_test out/toy/final_test      # all analyses of two evaluations side by side
 
 Unlike the paper's evaluation, training, validation and test share one prompt builder, every pass@1 has a
 standard error clustered by problem (the k answers to one problem are not k independent draws), and
@@ -14,51 +14,37 @@ a rollout that the cap cuts off is wrong whatever stands in it.
 import dataclasses
 import json
 import math
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from tqdm import tqdm
-
 import reward
-from engine.files import Options, die, first_line, parse, read_json, write_jsonl, write_text
-from engine.policy import load_policy, rollout_model
-from sample import INSTRUCTION, build_prompt, encode_prompts, load_problems, rollout_row, sample_within_memory
+from engine.files import EvalOptions, OptionError, die, read_json, run, write_jsonl, write_text
+from engine.policy import load_policy
+from sample import INSTRUCTION, Rollout, Sampler, build_prompt, encode_prompts, load_problems, rollout_row
 
 
 @dataclass
-class Config(Options):
-    """Options of eval.py: each is a YAML key and a --flag."""
+class Config(EvalOptions):
+    """Options of eval.py: each is a YAML key and a --flag; a training config serves, too."""
 
     adapter: str = ""
     """Folder of a PEFT adapter to put on the base; empty for the bare base."""
-    data: str = "out/toy_base/test.jsonl"
-    """Problem file (JSON lines) or hub data set `id:split`."""
-    cap: int = 32768
-    """Token cap on the whole response: a rollout that has not ended by then is wrong."""
+    data: str = ""
+    """Problem file (JSON lines) or hub data set `id:split`; empty takes `test_data`."""
     prompt_cap: int = 0
-    """Cap that the prompt names; 0 names `cap`. A pruned model is used with the cap it was trained under."""
+    """Cap that the prompt names; 0 names `eval_cap`. A pruned model is used with the cap it was trained under."""
     instruction: str = INSTRUCTION
     """What the prompt asks for after the problem's text."""
-    samples: int = 16
-    """Answers per problem (k)."""
-    temperature: float = 0.6
-    """0 is greedy."""
-    top_p: float = 0.95
-    """Nucleus: smallest set of tokens with at least this probability."""
     max_problems: int = 0
     """Take only the first so many problems; 0 takes all."""
     out_dir: str = "out/eval"
     """Folder for eval.json and rollouts.jsonl."""
     overwrite: bool = False
     """Write over an eval.json that is there."""
-
-
-# A training config says how its run validates; `--like` takes that over (training name -> name here).
-LIKE = {field.name: field.name for field in dataclasses.fields(Options)}
-LIKE |= {"val_cap": "cap", "val_temperature": "temperature", "val_top_p": "top_p", "val_samples": "samples"}
 
 
 # ---------------------------------------------------------------------------------------- formulas
@@ -91,14 +77,14 @@ def mean_and_se(groups: list[list[float]]) -> tuple[float | None, float | None]:
 
 
 def metrics(rows: list[dict]) -> dict:
-    """The figures of eval.json from graded rollout rows (`id`, `n_tokens`, `finished`, `correct`).
+    """The figures of eval.json from graded rollout rows (`id`, `n_tokens`, `finished`, and `correct`, the strict verdict).
 
     >>> row = {"id": "a", "n_tokens": 4, "finished": True, "correct": True}
-    >>> m = metrics([row, row | {"id": "b", "n_tokens": 8, "finished": False}])
+    >>> m = metrics([row, {"id": "b", "n_tokens": 8, "finished": False, "correct": False}])
     >>> m["pass@1"], m["mean_tokens"], m["mean_tokens_wrong"], m["finished"]
     (0.5, 6.0, 8.0, 0.5)
     """
-    right = [row["correct"] and row["finished"] for row in rows]
+    right = [row["correct"] for row in rows]
 
     def by_problem(values: list[float], keep: list[bool] | None = None) -> tuple[float | None, float | None]:
         groups: dict[str, list[float]] = {}
@@ -129,59 +115,56 @@ def metrics(rows: list[dict]) -> dict:
 # ---------------------------------------------------------------------------------------- measuring
 
 
+def grade(rollouts: Sequence[Rollout], golds: Sequence[str], thinking: bool) -> list[reward.Grade]:
+    """The verdicts, set here once for training and evaluation: `correct` is right AND ended within the cap."""
+    grades = reward.grade([r.text for r in rollouts], list(golds), thinking)
+    return [g._replace(correct=g.correct and r.finished) for g, r in zip(grades, rollouts)]
+
+
 def evaluate(
-    model,
-    tokenizer,
-    problems,
-    options: Options,
-    *,
-    samples,
-    cap,
-    prompt_cap,
-    temperature,
-    top_p,
-    instruction=INSTRUCTION,
-    label="eval",
-    check=None,
-) -> list[dict]:
-    """Graded rollout rows (DESIGN: rollout files) of `samples` answers to each problem. Used by training, too.
+    sampler: Sampler,
+    problems: list[dict],
+    cfg: EvalOptions,
+    data: str,
+    prompt_cap: int,
+    instruction: str = INSTRUCTION,
+    label: str = "evaluation",
+) -> tuple[dict, list[dict]]:
+    """Answers each problem `eval_samples` times; returns (the figures of eval.json, the rows of rollouts.jsonl).
 
     Args:
-        model: Decoder to sample from (`policy.rollout_model`).
-        problems: Rows with `id`, `problem`, `answer`.
-        options: `rows`, `seed` and `thinking` are read; `rows` is lowered where memory runs out.
-        instruction: What the prompt asks for after the problem's text.
+        problems: Rows with `id`, `problem`, `answer`. data: Where they are from, for the figures.
+        prompt_cap: Cap that the prompt names.
         label: Text before the progress bar.
-        check: Called before every decoded token; what it raises ends the evaluation.
     """
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], prompt_cap, instruction)
-    with tqdm(total=len(prompts) * samples, desc=label, unit="rollout", leave=False, disable=None) as bar:
-        rollouts = sample_within_memory(
-            model,
-            tokenizer,
-            prompts,
-            options,
-            samples,
-            cap=cap,
-            temperature=temperature,
-            top_p=top_p,
-            seed=options.seed,
-            progress=bar,
-            check=check,
-        )
-    result = []
-    for i, problem in enumerate(problems):
-        prompt = build_prompt(tokenizer, problem["problem"], prompt_cap, instruction)
-        for j in range(samples):
-            result.append(rollout_row(problem, j, prompt, rollouts[i * samples + j]))
-    grades = reward.grade([r["response"] for r in result], [r["gold"] for r in result], options.thinking)
-    for row, grade in zip(result, grades):
-        row["answer"], row["correct"] = grade.answer, grade.correct
-        row["reward"] = reward.thinkprune(grade.correct, row["finished"], row["n_tokens"], cap)
-    return result
+    texts = [build_prompt(sampler.tokenizer, p["problem"], prompt_cap, instruction) for p in problems]
+    prompts = encode_prompts(sampler.tokenizer, [p["problem"] for p in problems], prompt_cap, instruction)
+    settings = {"cap": cfg.eval_cap, "temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p, "seed": cfg.seed}
+    started = time.time()
+    rollouts = sampler.sample(prompts, cfg.eval_samples, **settings, label=label)
+    places = [divmod(k, cfg.eval_samples) for k in range(len(rollouts))]
+    rows = [rollout_row(problems[i], j, texts[i], r) for (i, j), r in zip(places, rollouts)]
+    for row, verdict in zip(rows, grade(rollouts, [row["gold"] for row in rows], cfg.thinking)):
+        row["answer"], row["correct"] = verdict.answer, verdict.correct
+        row["reward"] = reward.thinkprune(verdict.correct, row["finished"], row["n_tokens"], cfg.eval_cap)
+    result = metrics(rows) | settings | {"prompt_cap": prompt_cap, "instruction": instruction, "model": cfg.model}
+    return result | {"data": data, "seconds": round(time.time() - started, 1)}, rows
 
 
-# ---------------------------------------------------------------------------------------- reading back
+def differences(a: dict, b: dict) -> list[str]:
+    """Settings in which two results of `evaluate` cannot be compared, each in words; the prompt's cap may differ.
+
+    >>> differences({"cap": 8000, "data": "a.jsonl"}, {"cap": 32768, "data": "a.jsonl"})
+    ['cap 8000 and 32768']
+    """
+    found = []
+    for key in ("cap", "temperature", "top_p", "data", "n_problems", "instruction"):
+        one, other = a.get(key), b.get(key)
+        if key == "data" and one and other:  # one path may be spelled in several ways
+            one, other = (os.path.realpath(x) if os.path.exists(x) else x for x in (one, other))
+        if one != other:
+            found.append(f"{key} {a.get(key)} and {b.get(key)}")
+    return found
 
 
 # ---------------------------------------------------------------------------------------- the commands
@@ -253,46 +236,20 @@ def report(run: str) -> None:
     print("\n".join(lines))
 
 
-def like(path: str) -> dict:
-    """Defaults for this script out of a training config (YAML), by the table LIKE."""
-    try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError:
-        die(f"--like {path!r} cannot be read: name a training config")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        die(f"--like {path} is not YAML: {first_line(error)}")
-    return {here: options[name] for name, here in LIKE.items() if name in options}
-
-
 def main(cfg: Config) -> None:
-    out = Path(cfg.out_dir)
+    out, data = Path(cfg.out_dir), cfg.data or cfg.test_data
     if (out / "eval.json").exists() and not cfg.overwrite:
         die(f"{out / 'eval.json'} exists; give another --out_dir, or --overwrite true")
-    if cfg.cap < 1 or cfg.samples < 1:
-        die(f"--cap {cfg.cap} and --samples {cfg.samples} must be at least 1")
-    problems = load_problems(cfg.data, cfg.problem_key, cfg.answer_key)
-    problems = problems[: cfg.max_problems or None]
+    if cfg.eval_cap < 1 or cfg.eval_samples < 1:
+        die(f"--eval_cap {cfg.eval_cap} and --eval_samples {cfg.eval_samples} must be at least 1")
+    problems = load_problems(data, cfg.problem_key, cfg.answer_key)[: cfg.max_problems or None]
     policy, tokenizer = load_policy(cfg, cfg.adapter)
-    model = rollout_model(policy, cfg, cfg.cap)
-    prompt_cap = cfg.prompt_cap or cfg.cap
-    started = time.time()
     try:
-        rows = evaluate(
-            model,
-            tokenizer,
-            problems,
-            cfg,
-            samples=cfg.samples,
-            cap=cfg.cap,
-            prompt_cap=prompt_cap,
-            temperature=cfg.temperature,
-            top_p=cfg.top_p,
-            instruction=cfg.instruction,
-        )
-    except ValueError as error:
-        die(f"{cfg.data}: {error}")
-    result = metrics(rows) | dataclasses.asdict(cfg)
-    result |= {"prompt_cap": prompt_cap, "seconds": round(time.time() - started, 1)}
+        prompt_cap = cfg.prompt_cap or cfg.eval_cap
+        result, rows = evaluate(Sampler(policy, tokenizer, cfg), problems, cfg, data, prompt_cap, cfg.instruction)
+    except OptionError as error:
+        die(f"{data}: {error}")
+    result = dataclasses.asdict(cfg) | result
     write_jsonl(out / "rollouts.jsonl", rows)
     write_text(out / "eval.json", json.dumps(result, indent=1) + "\n")
     se = "" if result["pass@1_se"] is None else f" +- {100 * result['pass@1_se']:.1f}"
@@ -302,28 +259,8 @@ def main(cfg: Config) -> None:
     )
 
 
-def command(arguments: list[str]) -> None:
-    """Runs the sub-command that the arguments name."""
-    if arguments[:1] == ["compare"]:
-        from analysis import report as analyse  # imports this file
-
-        analyse.main(arguments)
-    elif arguments[:1] == ["report"]:
-        if len(arguments) != 2:
-            die("usage: python eval.py report RUN_FOLDER")
-        report(arguments[1])
-    else:
-        defaults = {}
-        if "--like" in arguments:
-            at = arguments.index("--like")
-            defaults = like(arguments[at + 1] if at + 1 < len(arguments) else "")
-            del arguments[at : at + 2]
-        main(parse(Config, args=arguments, set_defaults=defaults))
-
-
 if __name__ == "__main__":
-    try:
-        command(sys.argv[1:])
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing is kept of an evaluation that has not ended", file=sys.stderr)
-        sys.exit(130)
+    if sys.argv[1:2] == ["report"]:
+        report(sys.argv[2]) if len(sys.argv) == 3 else die("usage: python eval.py report RUN_FOLDER")
+    else:
+        run(main, Config, also="train_prune")

@@ -1,25 +1,35 @@
-"""The field's other length rewards, each a pure function of one group of rollouts. Copy the one you need.
+"""The rewards to train with, each a pure function of one group of rollouts. Copy one, change it, name it in REWARDS.
 
 Every function is called f(correct, finished, n_tokens, cap, **options): three lists with one entry per rollout of the
-group (verdict on the text, end token came within the cap, length in tokens with the end token) and the token cap. It
-returns one reward per rollout, complete: train with it as it is. Options are plain numbers; `texts` and `ids` (response
-texts, token ids), `ref_tokens` and `ref_accuracy` (of a reference model on this problem) come from the trainer.
+group, and the token cap. `correct` is the strict verdict, right AND ended within the cap; `finished` says that the end
+token came; `n_tokens` is the length with the end token. It returns one reward per rollout, complete: train with it as it
+is. Options are plain numbers; `texts` and `ids` (response texts, token ids), `ref_tokens` and `ref_accuracy` (means of
+a reference model on this problem) come from the trainer, which looks for their names.
 
-Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches. Unless its docstring
-says otherwise, a family counts an unfinished rollout as wrong: its answer never came within the cap.
+Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches.
 
     python -m doctest length_rewards.py                              # the worked numbers
     python train_prune.py --reward kimi --reward_options '{"weight": 0.2}'
 """
+import inspect
 import math
 import statistics
 from collections.abc import Callable
 
+import reward
 
-def _right(correct, finished, n_tokens, cap) -> list[bool]:
-    """The strict rule: right, ended, and within the cap."""
-    rows = zip(correct, finished, n_tokens, strict=True)
-    return [bool(c and f and n <= cap) for c, f, n in rows]
+
+def thinkprune(correct, finished, n_tokens, cap) -> list[float]:
+    """The paper's reward, and the default: 1 for a right answer that ended within the cap, else 0.
+
+    Pitfall: no pressure on length below the cap; tighten it in rounds.
+
+    >>> thinkprune([True, False, False], [True, True, False], [3999, 900, 4000], 4000)
+    [1.0, 0.0, 0.0]
+
+    Source: ThinkPrune, arXiv:2504.01296.
+    """
+    return [reward.thinkprune(c, f, n, cap) for c, f, n in zip(correct, finished, n_tokens, strict=True)]
 
 
 def cosine(correct, finished, n_tokens, cap, *, hi_right: float = 2.0, lo_right: float = 1.0, lo_wrong: float = 0.0,
@@ -60,7 +70,7 @@ def repetition(correct, finished, n_tokens, cap, *, ids: list[list[int]], size: 
     Source: Demystifying Long CoT, arXiv:2502.03373.
     """
     rewards = []
-    for right, tokens in zip(_right(correct, finished, n_tokens, cap), ids, strict=True):
+    for right, tokens in zip(correct, ids, strict=True):
         grams = [tuple(tokens[i:i + size]) for i in range(len(tokens) - size + 1)]
         repeated = 1 - len(set(grams)) / len(grams) if grams else 0.0
         rewards.append(right + penalty * repeated)
@@ -82,7 +92,7 @@ def r1(correct, finished, n_tokens, cap, *, texts: list[str], format_weight: flo
     Source: DeepSeek-R1, arXiv:2501.12948.
     """
     rewards = []
-    for right, f, text in zip(_right(correct, finished, n_tokens, cap), finished, texts, strict=True):
+    for right, f, text in zip(correct, finished, texts, strict=True):
         body = text.strip().removeprefix("<think>")
         thought, _, answer = body.partition("</think>")
         tidy = body.count("</think>") == 1 and "<think>" not in body and bool(answer.strip())
@@ -107,7 +117,7 @@ def kimi(correct, finished, n_tokens, cap, *, weight: float = 0.5) -> list[float
     """
     short, span = min(n_tokens), max(n_tokens) - min(n_tokens)
     rewards = []
-    for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens):
+    for right, n in zip(correct, n_tokens, strict=True):
         bonus = 0.5 - (n - short) / span if span else 0.0
         rewards.append(right + weight * (bonus if right else min(0.0, bonus)))
     return rewards
@@ -125,7 +135,7 @@ def l1_exact(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float 
     Source: L1, arXiv:2503.04697.
     """
     goal = target or cap
-    return [right - alpha * abs(goal - n) for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+    return [right - alpha * abs(goal - n) for right, n in zip(correct, n_tokens, strict=True)]
 
 
 def l1_max(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float = 0.0003,
@@ -144,7 +154,7 @@ def l1_max(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float = 
     """
     goal = target or cap
     return [right * min(1.0, max(0.0, alpha * (goal - n) + delta))
-            for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+            for right, n in zip(correct, n_tokens, strict=True)]
 
 
 def o1_pruner(correct, finished, n_tokens, cap, *, ref_tokens: float, ref_accuracy: float, weight: float = 5.0,
@@ -161,7 +171,7 @@ def o1_pruner(correct, finished, n_tokens, cap, *, ref_tokens: float, ref_accura
 
     Source: O1-Pruner (length-harmonizing), arXiv:2501.12570.
     """
-    rows = zip(_right(correct, finished, n_tokens, cap), n_tokens)
+    rows = zip(correct, n_tokens, strict=True)
     gains = [ref_tokens / max(n, 1) - 1 + weight * (right - ref_accuracy) for right, n in rows]
     return [min(high, max(low, gain)) for gain in gains]
 
@@ -179,12 +189,11 @@ def efficient(correct, finished, n_tokens, cap, *, alpha: float = 0.1) -> list[f
 
     Source: Arora and Zanette, arXiv:2502.04463.
     """
-    right = _right(correct, finished, n_tokens, cap)
-    lengths = [n for r, n in zip(right, n_tokens) if r]
+    lengths = [n for c, n in zip(correct, n_tokens, strict=True) if c]
     if not lengths:
-        return [0.0] * len(right)
+        return [0.0] * len(correct)
     mean, std = statistics.fmean(lengths), statistics.pstdev(lengths)
-    return [r * (1 - alpha / (1 + math.exp(-(n - mean) / (std + 1e-7)))) if r else 0.0 for r, n in zip(right, n_tokens)]
+    return [1 - alpha / (1 + math.exp(-(n - mean) / (std + 1e-7))) if c else 0.0 for c, n in zip(correct, n_tokens)]
 
 
 def overlong(correct, finished, n_tokens, cap, *, buffer: int = 0) -> list[float]:
@@ -193,7 +202,7 @@ def overlong(correct, finished, n_tokens, cap, *, buffer: int = 0) -> list[float
     Range: -1..1. ``buffer`` 0 means a quarter of the cap. Unfinished: -1.
     Pitfall: below cap - buffer length is free, so it stops overruns and prunes nothing else.
 
-    >>> overlong([False, True, True, True], [True, True, True, False], [3500, 3500, 900, 4000], 4000, buffer=1000)
+    >>> overlong([False, True, True, False], [True, True, True, False], [3500, 3500, 900, 4000], 4000, buffer=1000)
     [-0.5, 0.5, 1.0, -1.0]
 
     Source: DAPO, arXiv:2503.14476, section 3.4.
@@ -202,7 +211,7 @@ def overlong(correct, finished, n_tokens, cap, *, buffer: int = 0) -> list[float
     if not 0 < ramp <= cap:
         raise ValueError(f"buffer is {buffer}: it must be between 0 and the cap, {cap}")
     rewards = []
-    for right, f, n in zip(_right(correct, finished, n_tokens, cap), finished, n_tokens):
+    for right, f, n in zip(correct, finished, n_tokens, strict=True):
         late = min(1.0, max(0.0, (n - (cap - ramp)) / ramp)) if f else 1.0
         rewards.append(right - late)
     return rewards
@@ -221,7 +230,7 @@ def laser(correct, finished, n_tokens, cap, *, target: int = 0, bonus: float = 0
     """
     goal = target or cap // 2
     return [1 + bonus * (n <= goal) if right else wrong
-            for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+            for right, n in zip(correct, n_tokens, strict=True)]
 
 
 def shorterbetter(correct, finished, n_tokens, cap, *, alpha: float = 2.0, beta: float = 0.001) -> list[float]:
@@ -235,9 +244,8 @@ def shorterbetter(correct, finished, n_tokens, cap, *, alpha: float = 2.0, beta:
 
     Source: ShorterBetter, arXiv:2504.21370.
     """
-    right = _right(correct, finished, n_tokens, cap)
-    goal = min([n for r, n in zip(right, n_tokens) if r], default=statistics.fmean(n_tokens))
-    return [alpha * r - beta * abs(n - goal) for r, n in zip(right, n_tokens)]
+    goal = min([n for c, n in zip(correct, n_tokens, strict=True) if c], default=statistics.fmean(n_tokens))
+    return [alpha * c - beta * abs(n - goal) for c, n in zip(correct, n_tokens)]
 
 
 def gr3(correct, finished, n_tokens, cap, *, alpha: float = 0.33) -> list[float]:
@@ -252,7 +260,7 @@ def gr3(correct, finished, n_tokens, cap, *, alpha: float = 0.33) -> list[float]
     Source: GR3 (group relative reward rescaling), arXiv:2603.10535.
     """
     mean = max(1.0, statistics.fmean(n_tokens))
-    return [right / (1 + alpha * n / mean) for right, n in zip(_right(correct, finished, n_tokens, cap), n_tokens)]
+    return [right / (1 + alpha * n / mean) for right, n in zip(correct, n_tokens, strict=True)]
 
 
 def tiered(correct, finished, n_tokens, cap, *, tight: int = 0, share: float = 0.5) -> list[float]:
@@ -268,10 +276,40 @@ def tiered(correct, finished, n_tokens, cap, *, tight: int = 0, share: float = 0
 
     Source: DA-DLER, arXiv:2510.15110.
     """
-    right = _right(correct, finished, n_tokens, cap)
-    limit = (tight or cap // 2) if sum(right) > share * len(right) else cap
-    return [float(r and n <= limit) for r, n in zip(right, n_tokens)]
+    limit = (tight or cap // 2) if sum(correct) > share * len(correct) else cap
+    return [float(c and n <= limit) for c, n in zip(correct, n_tokens, strict=True)]
 
 
-FAMILIES: dict[str, Callable] = {f.__name__: f for f in (
-    cosine, repetition, r1, kimi, l1_exact, l1_max, o1_pruner, efficient, overlong, laser, shorterbetter, gr3, tiered)}
+REWARDS: dict[str, Callable] = {f.__name__: f for f in (
+    thinkprune, cosine, repetition, r1, kimi, l1_exact, l1_max, o1_pruner, efficient, overlong, laser, shorterbetter,
+    gr3, tiered)}
+
+
+def by_name(name: str, options: dict, rows: list[dict]) -> Callable[[list, list[bool], int, dict], list[float]]:
+    """Returns f(rollouts of one group, their verdicts, cap, problem row) -> rewards.
+
+    Args:
+        name: A key of REWARDS. options: Its options, as in --reward_options.
+        rows: All problems that will be trained on: what the reward takes from a column must be there now.
+
+    Raises:
+        ValueError: Unknown name or option, or a column that is missing, with what there is.
+    """
+    if name not in REWARDS:
+        raise ValueError(f"--reward {name} is unknown; there are {', '.join(REWARDS)}")
+    wanted = [p.name for p in inspect.signature(REWARDS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = [n for n in wanted if n not in ("texts", "ids")]
+    if unknown := sorted(set(options) - set(own)):
+        raise ValueError(f"--reward_options {unknown} unknown to {name}, which takes {own or 'none'}")
+    columns = [key for key in ("ref_tokens", "ref_accuracy") if key in wanted and key not in options]
+    for key in columns:
+        if any(row.get(key) is None for row in rows):
+            raise ValueError(f"--reward {name} needs {key}: a column of the problem file, or in --reward_options")
+
+    def rewards(rollouts: list, correct: list[bool], cap: int, row: dict) -> list[float]:
+        given = {"texts": [r.text for r in rollouts], "ids": [r.ids for r in rollouts]}
+        given = {key: value for key, value in given.items() if key in wanted}
+        given |= {key: row[key] for key in columns} | options
+        return REWARDS[name](correct, [r.finished for r in rollouts], [len(r.ids) for r in rollouts], cap, **given)
+
+    return rewards

@@ -1,6 +1,8 @@
-"""What can go wrong with a policy while it learns, seen in its rollouts and in the rows of log.csv."""
+"""What can go wrong with a policy while it learns, seen in its rollouts and in the steps of a round. Yours to edit."""
 
 from collections.abc import Callable
+
+from engine.checkpoints import Step
 
 
 def repeats(ids: list[int], size: int = 20, times: int = 3) -> bool:
@@ -30,64 +32,79 @@ def answers_at_once(text: str, words: int = 5) -> bool:
     return "\\boxed{" in answer and len(thought.replace("<think>", " ").split()) < words
 
 
-def collapse(table: list[dict]) -> dict[str, str]:
-    """What has collapsed by the last row of the log: name -> a sentence; empty for a healthy round. Yours to edit.
+def collapse(history: list[Step]) -> dict[str, str]:
+    """What has collapsed by the last step: name -> a sentence; empty for a healthy round.
 
     The last 3 steps are compared with the first 5 of the round, so there is nothing to see before step 6, but for a
     reward of 0.
 
-    >>> healthy = {"over_cap": 0.2, "reward": 0.5, "repeated": 0.0, "no_thinking": 0.0}
-    >>> collapse([healthy] * 8), list(collapse([healthy] * 5 + [healthy | {"over_cap": 0.7}] * 3))
+    >>> healthy, cut = Step(1, reward=0.5, over_cap=0.2), Step(1, reward=0.5, over_cap=0.7)
+    >>> collapse([healthy] * 8), list(collapse([healthy] * 5 + [cut] * 3))
     ({}, ['finished'])
     """
-    def mean(name: str, rows: list[dict]) -> float:
-        return sum(float(row[name]) for row in rows) / len(rows)
+    def mean(name: str, steps: list[Step]) -> float:
+        return sum(getattr(step, name) for step in steps) / len(steps)
 
-    found = {}
-    if len(table) >= 5 and all(float(row["reward"]) == 0 for row in table[-5:]):
+    found, first, last = {}, history[:5], history[-3:]
+    if len(history) >= 5 and all(step.reward == 0 for step in history[-5:]):
         found["reward"] = "the reward was 0 for 5 steps: the cap is too tight or the problems are too hard"
-    if len(table) > 5:
-        before, now = 1 - mean("over_cap", table[:5]), 1 - mean("over_cap", table[-3:])
+    if len(history) > 5:
+        before, now = 1 - mean("over_cap", first), 1 - mean("over_cap", last)
         if now < 0.5 * before:
             found["finished"] = f"{now:.0%} of the rollouts end within the cap, in the first 5 steps {before:.0%}"
         for name, what in (("repeated", "repeat a passage"), ("no_thinking", "box an answer without thinking")):
-            before, now = mean(name, table[:5]), mean(name, table[-3:])
+            before, now = mean(name, first), mean(name, last)
             if now > 0.25 >= before:
                 found[name] = f"{now:.0%} of the rollouts {what}, over the first 5 steps it was {before:.0%}"
     return found
 
 
-def in_a_row(table: list[dict], bad: Callable[[dict], bool]) -> int:
-    """How many of the last rows are bad, without a gap.
+def in_a_row(history: list[Step], bad: Callable[[Step], bool]) -> int:
+    """How many of the last steps are bad, without a gap.
 
-    >>> in_a_row([{"skipped": 1}, {"skipped": 0}, {"skipped": 1}], lambda row: row["skipped"] > 0)
+    >>> in_a_row([Step(1, reward=1.0), Step(2), Step(3, reward=1.0)], lambda step: step.reward > 0)
     1
     """
-    return next((i for i, row in enumerate(reversed(table)) if not bad(row)), len(table))
+    return next((i for i, step in enumerate(reversed(history)) if not bad(step)), len(history))
 
 
-def warnings_of(table: list[dict], groups: int, gap_limit: float) -> list[str]:
-    """What the log's last row gives reason to say, each when it begins.
+def figure(step: Step, name: str) -> float:
+    """One of `Step.figures`; 0 where the step does not have it, as it updated nothing."""
+    return step.figures.get(name, 0.0)
+
+
+def notes_of(step: Step, cap: int) -> list[str]:
+    """What to know after the first step of a call: whether rollouts end, and whether sampler and trainer agree."""
+    ended = 1 - step.over_cap
+    lines = [f"after the first step: {ended:.0%} of the rollouts ended within the cap of {cap}"]
+    if ended < 0.1:
+        lines.append("warning: under 10 % of the rollouts end within this cap: few can earn; take a wider cap")
+    gap, largest = figure(step, "logp_gap"), figure(step, "logp_gap_max")
+    return [*lines, f"sampler and trainer log-probs differ by {gap:.2g} on average, {largest:.2g} at most"]
+
+
+def warnings_of(history: list[Step], groups: int, gap_limit: float) -> list[str]:
+    """What the last step gives reason to say, each when it begins.
 
     Args:
         groups: Groups a step. gap_limit: --logp_gap_limit.
     """
-    step, found = table[-1]["step"], collapse(table)
-    lines = [found[name] for name in sorted(found.keys() - collapse(table[:-1]).keys())]
-    if in_a_row(table, lambda row: int(row["dead_groups"]) == groups) == 5:
+    step, found = history[-1], collapse(history)
+    lines = [found[name] for name in sorted(found.keys() - collapse(history[:-1]).keys())]
+    if in_a_row(history, lambda step: step.dead_groups == groups) == 5:
         lines.append(f"all {groups} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
-    if int(table[-1]["skipped"]):
-        lines.append(f"step {step} has a loss or gradient that is no number; its update was skipped")
-    if in_a_row(table, lambda row: float(row["logp_gap"]) > gap_limit) == 1:
-        gap = float(table[-1]["logp_gap"])
-        lines.append(f"step {step}: sampler and trainer log-probs differ by {gap:.3f}: two more such steps end the run")
+    if figure(step, "skipped"):
+        lines.append(f"step {step.step} has a NaN or infinite loss or gradient; its update was skipped")
+    if in_a_row(history, lambda step: figure(step, "logp_gap") > gap_limit) == 1:
+        gap = f"sampler and trainer log-probs differ by {figure(step, 'logp_gap'):.3f}"
+        lines.append(f"step {step.step}: {gap}: two more such steps end the run")
     return lines
 
 
-def reason_to_stop(table: list[dict], gap_limit: float) -> str:
-    """Why the run cannot go on after the log's last row, or nothing."""
-    if in_a_row(table, lambda row: int(row["skipped"]) > 0) >= 3:
-        return "the loss or gradient was no number for 3 steps in a row: lower --lr, or take --dtype float32"
-    if in_a_row(table, lambda row: float(row["logp_gap"]) > gap_limit) >= 3:
+def reason_to_stop(history: list[Step], gap_limit: float) -> str:
+    """Why the run cannot go on after the last step, or nothing."""
+    if in_a_row(history, lambda step: figure(step, "skipped") > 0) >= 3:
+        return "NaN or infinite loss or gradient for 3 steps in a row: lower --lr, or take --dtype float32"
+    if in_a_row(history, lambda step: figure(step, "logp_gap") > gap_limit) >= 3:
         return f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps: the gradient is wrong"
     return ""

@@ -1,33 +1,85 @@
-"""Options, JSON lines, whole writes and errors: what every script reads and writes with."""
+"""Options, JSON, whole writes and one-line errors: what every script reads and writes with.
+
+A script reads as if nothing could go wrong. What can, becomes one line here: `die` for the user's mistakes (exit status
+2), `fail` for what went wrong on the way (1), `explained` around calls of libraries, and `run` around a whole script.
+"""
 
 import contextlib
+import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from safetensors import SafetensorError
+import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there
+    fcntl = None
+
+LONGEST_LINE = 10_000_000  # bytes; a longer line holds no rollout and no problem, it only fills the memory
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+class OptionError(ValueError):
+    """An option or a problem that cannot work, found by a function; `run` prints its message."""
 
 
 def die(message: str) -> NoReturn:
     """Stops with one line on stderr and exit status 2: for the user's mistakes, never for the model's text."""
-    print(f"error: {message}", file=sys.stderr)
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
 def fail(message: str) -> NoReturn:
-    """One line and exit status 1: for what went wrong on the way, where `die` is for the user's mistakes."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    """Stops with one line on stderr and exit status 1: for what went wrong on the way."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     raise SystemExit(1)
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its kind where it has none."""
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its kind where it has none.
+
+    >>> first_line(ValueError("no such key\\nmore")), first_line(RecursionError())
+    ('no such key', 'RecursionError')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def explained(message: str, *kinds: type[Exception], stop: Callable[[str], NoReturn] = die) -> Iterator[None]:
+    """Turns exceptions of these kinds (any, where none is named) into one line: the message, and why in brackets."""
+    try:
+        yield
+    except kinds or Exception as error:
+        stop(f"{message} ({first_line(error)})" if message else first_line(error))
+
+
+def run(main: Callable, config_class, also: str = "") -> None:
+    """A script from the command line: options, `main(options)`, and what stops it as one line.
+
+    Args:
+        also: See `parse`.
+    """
+    # `python eval.py` is the module __main__. Whoever imports eval later gets this one, not a second copy.
+    sys.modules.setdefault(Path(sys.argv[0]).stem, sys.modules["__main__"])
+    try:
+        main(parse(config_class, also=also))
+    except OptionError as error:
+        die(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: files that were written are whole, the rest was not kept", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 # ---------------------------------------------------------------------------------------- options
@@ -59,41 +111,77 @@ class Options:
     """Seed of everything random."""
 
 
-def parse(config_class, **kwargs):
-    """Reads a script's options from YAML (--config) and flags; unknown keys and wrong types stop with one line."""
-    from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
+@dataclass
+class EvalOptions(Options):
+    """How a policy is measured: one set of settings for validation, test and eval.py."""
+
+    val_data: str = "out/toy_base/val.jsonl"
+    """Problems that choose the checkpoint; never those of the test."""
+    test_data: str = "out/toy_base/test.jsonl"
+    """Problems that are measured before and after a schedule."""
+    eval_cap: int = 8000
+    """Token cap of an evaluation: what has not ended by then is wrong. The prompt names another, see `prompt_cap`."""
+    eval_samples: int = 4
+    """Answers per problem in a validation; the paper takes 16."""
+    test_samples: int = 16
+    """Answers per problem in schedule.sh's test."""
+    eval_temperature: float = 0.6
+    """Sampling temperature of evaluations; 0 is greedy."""
+    eval_top_p: float = 0.95
+    """Nucleus of evaluations: smallest set of tokens with at least this probability."""
+
+
+def parse(config_class, args: list[str] | None = None, also: str = ""):
+    """Reads a script's options from YAML (--config) and flags; unknown keys and wrong types stop with one line.
+
+    Args:
+        args: Words of the command line; by default those of this process.
+        also: Script whose `Config` may stand in the same YAML file: its keys are passed over. So a training config
+            serves eval.py and sample.py, and a misspelt key is still refused.
+    """
+    from jsonargparse import ArgumentParser, auto_cli, set_loader, set_parsing_settings
+
+    own = {field.name for field in dataclasses.fields(config_class)}
+
+    def load(text: str):
+        found = yaml.safe_load(text)
+        if also and isinstance(found, dict) and found.keys() - own:
+            theirs = {field.name for field in dataclasses.fields(importlib.import_module(also).Config)}
+            found = {key: value for key, value in found.items() if key in own or key not in theirs}
+        return found
 
     class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            die(" ".join(str(message).split()) + f" (python {sys.argv[0]} --help lists the options)")
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more | {"parser_mode": "run_config"})
 
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            die(f"{message} (python {sys.argv[0]} --help lists the options)")
+
+    set_loader("run_config", load, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    try:
+    with explained("the file of --config is not UTF-8", UnicodeDecodeError):  # jsonargparse explains all else itself
         return auto_cli(
-            config_class, as_positional=False, return_instance=True, parser_class=Parser, allow_abbrev=False, **kwargs
+            config_class, args=args, as_positional=False, return_instance=True, parser_class=Parser, allow_abbrev=False
         )
-    except UnicodeDecodeError as error:  # the one damage of a YAML file that jsonargparse lets through
-        die(f"the file of --config is not UTF-8 ({error})")
 
 
 # ---------------------------------------------------------------------------------------- reading
 
 
-LONGEST_LINE = 10_000_000  # bytes; a longer line is no problem, but an attempt on the memory
-
-
-def json_rows(source: str) -> list[dict]:
-    """The objects of a JSON-lines file or of one JSON list; exits with status 2, naming the line, for what is none."""
+def read_lines(path: str | Path) -> list[bytes]:
+    """The lines of a file, ended by newlines alone; exits with status 2 for one over 10 MB or an unreadable file."""
     lines = []
-    try:
-        with open(source, "rb") as f:
-            while line := f.readline(LONGEST_LINE + 1):
-                lines.append(line)
-                if len(line) > LONGEST_LINE:
-                    die(f"problem file {source} line {len(lines)} is longer than {LONGEST_LINE // 10**6} MB")
-    except OSError as error:
-        die(f"problem file {source} cannot be read ({error.strerror})")
-    number, rows = 1, []
+    with explained(f"{path} cannot be read", OSError), open(path, "rb") as file:
+        while line := file.readline(LONGEST_LINE + 1):
+            lines.append(line)
+            if len(line) > LONGEST_LINE:
+                die(f"{path} line {len(lines)} is longer than {LONGEST_LINE // 10**6} MB")
+    return lines
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The objects of a JSON-lines file, or of one JSON list; exits with status 2, naming the line, for what is none."""
+    lines, number, rows = read_lines(path), 1, []
     try:
         if lines and lines[0].lstrip().startswith(b"["):
             rows = json.loads(b"".join(lines))
@@ -101,26 +189,21 @@ def json_rows(source: str) -> list[dict]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     rows.append(json.loads(line))
-        for i, row in enumerate(rows):
-            if not isinstance(row, dict):
-                die(f"problem file {source} is not JSON lines: row {i + 1} is no object")
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair would stop the tokenizer later
+        json.dumps(rows, ensure_ascii=False).encode()  # half a surrogate pair would stop the tokenizer later
     except (ValueError, RecursionError) as error:
-        die(f"problem file {source} is not JSON lines: line {number}: {first_line(error)}")
+        die(f"{path} is not JSON lines: line {number}: {first_line(error)}")
+    if odd := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
+        die(f"{path} is not JSON lines: row {odd[0]} is no object")
     return rows
 
 
 def read_json(path: str | Path) -> dict:
     """The JSON object in a file; exits with status 2, naming the file, where there is none."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        die(f"{path} cannot be read ({error.strerror})")
-    except (ValueError, RecursionError) as error:
-        die(f"{path} is damaged: {first_line(error)}")
-    if not isinstance(found, dict):
-        die(f"{path} is damaged: no JSON object")
-    return found
+    with explained(f"{path} cannot be read", OSError):
+        data = Path(path).read_bytes()
+    with explained(f"{path} is damaged", ValueError, RecursionError):
+        found = json.loads(data)
+    return found if isinstance(found, dict) else die(f"{path} is damaged: no JSON object")
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -144,9 +227,8 @@ def write_text(path: str | Path, text: str, status: int = 2) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        message = f"error: {path} cannot be written ({error.strerror}); what was there before is as it was"
-        print(message, file=sys.stderr)
-        raise SystemExit(status)
+        stop = die if status == 2 else fail
+        stop(f"{path} cannot be written ({error.strerror}); what was there before is as it was")
 
 
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
@@ -168,11 +250,12 @@ def sync(path: Path) -> None:
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """A full, read-only or vanished disk becomes one line and exit status 1."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        fail(f"{folder} cannot be written ({reason}); earlier checkpoints are whole: make room and go on")
+        fail(f"{folder} cannot be written ({first_line(error)}); earlier checkpoints are whole: make room and go on")
 
 
 def write_checksums(folder: Path, names: list[str]) -> None:
@@ -201,3 +284,42 @@ def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
     except (ValueError, AttributeError, RecursionError):
         return "checksums.json is no JSON object"
     return ""
+
+
+# ---------------------------------------------------------------------------------------- one process a folder
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds `folder`/lock: one process a folder. A process that died holds nothing.
+
+    Exits with status 2, naming the process, where another one has it.
+    """
+    made = not folder.exists()
+    path = folder / "lock"
+    file = None
+    try:
+        while file is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+", encoding="utf-8")
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                file.close()  # its last owner removed it in between
+                file = None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except BlockingIOError:
+        owner = path.read_text(encoding="utf-8", errors="replace").strip()
+        die(f"--out_dir {folder} is in use by process {owner or 'unknown'}: wait for it, or take another folder")
+    except OSError as error:
+        die(f"--out_dir {folder} cannot be written: {error.strerror}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if made and [p.name for p in folder.iterdir()] == ["lock"]:  # stopped by a bad option: leave nothing
+                path.unlink()
+                folder.rmdir()
+        file.close()

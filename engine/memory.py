@@ -1,24 +1,27 @@
 """What a run takes of a card's memory, from the model's config alone: no weights, no download, no GPU.
 
-    python bench.py memory --config config/r1_1.5b_24gb.yaml      # the table for 8, 12, 16 and 24 GB
+    python dev/bench.py memory --config config/r1_1.5b_24gb.yaml      # the table for 8, 12, 16 and 24 GB
 
 For the whole run: the base, the 16-bit copy to decode from, the LoRA with gradient and AdamW. In turns, so that only
 the larger counts: sampling (a KV cache a row) and the update (one micro-batch's activations). The rows are what fits.
-`policy.rollout_model` and `policy.choose_rows` follow it. GB are 1e9 bytes.
+`policy.rollout_model` and `choose_rows` follow it. GB are 1e9 bytes.
 """
 
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from engine.files import Options
+from engine.files import Options, die
 
 CONTEXT = 600_000_000  # bytes of a CUDA context with its kernels, before torch allocates: assumed, only for `table`
 SHARE = 0.95  # part of the free memory to plan with; the rest is lost between the allocator's blocks
 PROMPT = 512  # tokens of a prompt, where the caller does not know the longest
+T = TypeVar("T")
 ENOUGH = 16  # rows below which the copy is not worth its memory: a step costs nearly the same with 1 row as with 16
 
 
@@ -116,7 +119,7 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0) -> P
 
     Args:
         config: Of a `transformers` decoder.
-        options: `policy.Options`; where it has `lora_r` (train_prune.Config), the update is planned, too.
+        options: `files.Options`; where it has `lora_r` (train_prune.Config), the update is planned, too.
         free_bytes: What torch may allocate on this card before the model is loaded.
         tokens: Longest prompt plus cap; by default the options' cap and 512.
         taken: Bytes already allocated: sampling gets what is left, even where the plan expected less.
@@ -177,17 +180,17 @@ def free_bytes(device: torch.device) -> int:
     return int(min(free + torch.cuda.memory_reserved(device), limit))
 
 
-def choose_rows(model, options: Options, tokens_per_row: int) -> int:
-    """Rollouts to decode at once: --rows, but on a card no more than `plan` finds room for.
+def choose_rows(model, options: Options, tokens_per_row: int, most: int) -> int:
+    """Rollouts to decode at once: `most` (0: 256), but on a card no more than `plan` finds room for.
 
     Args:
-        model: What `rollout_model` returned.
+        model: What `policy.rollout_model` returned.
         tokens_per_row: Longest prompt plus cap.
     """
     if model.device.type != "cuda":
-        return options.rows or 256
+        return most or 256
     live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
-    chosen = dataclasses.replace(options, rollout_weights="live" if live else "merged")
+    chosen = dataclasses.replace(options, rows=most, rollout_weights="live" if live else "merged")
     taken = torch.cuda.memory_allocated(model.device)
     return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
 
@@ -201,3 +204,46 @@ def out_of_memory(error: BaseException) -> bool:
     words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+
+
+def until_it_fits(
+    attempt: Callable[[int], T], size: int, smallest: int, option: str, hopeless: str, stop: Callable = die
+) -> tuple[T, int]:
+    """Calls `attempt(size)`, and again with half the size where memory runs out.
+
+    Args:
+        attempt: Must begin from nothing each time, so that what it returns does not depend on earlier attempts.
+        size: Where to begin. smallest: Below this a smaller size would take no less memory.
+        option: What the size is called, for the line that says so.
+        hopeless: Message where the smallest size does not fit, for `stop`, which ends the process.
+
+    Returns:
+        (what `attempt` returned, the size that fitted).
+    """
+    while True:
+        try:
+            return attempt(size), size
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Only here, after the exception, have its frames let go of the memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if size <= smallest:
+            stop(f"out of memory {hopeless}")
+        size = max(smallest, size // 2)
+        print(f"out of memory: trying again with {option} {size}, from now on", flush=True)
+
+
+def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Splits sequences into batches of at most `budget` padded tokens, like lengths together, longest first.
+
+    >>> micro_batches([5, 2, 9, 3], budget=10)
+    [[2], [0, 3], [1]]
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+        batches[-1].append(i)
+    return batches

@@ -1,9 +1,10 @@
-"""The policy: a 4-bit base with a LoRA, loaded with care, and the weights and rows that its rollouts take.
+"""The policy: a 4-bit base with a LoRA, loaded with care; its log-probs; the weights that its rollouts come from.
 
 Nothing that is read here can run code. Nothing is ever merged into the 4-bit base: rollouts come from a merged copy
-beside it where that fits, else through the 4-bit layers with the LoRA live; `memory.plan` decides on CUDA.
+beside it where that fits, else through the 4-bit layers with the LoRA live. `memory.plan` decides on CUDA.
 """
 
+import contextlib
 import copy
 import hashlib
 import logging
@@ -12,12 +13,16 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
 
-from engine.files import Options, damage, die, first_line, read_json
+from engine.files import Options, damage, die, explained, read_json
 from engine.memory import memory_plan
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -27,10 +32,8 @@ def pick_device(name: str) -> torch.device:
     """`auto`, or a torch device name; exits with status 2 for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    with explained(f"--device {name} is no device; use auto, cpu or cuda", RuntimeError):
         device = torch.device(name)
-    except RuntimeError:
-        die(f"--device {name} is no device; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
     return device
@@ -40,10 +43,8 @@ def load_tokenizer(path: str):
     """The model's tokenizer; exits with status 2 where it has no chat template or no end token."""
     from transformers import AutoTokenizer
 
-    try:
+    with explained(f"--model {path}: tokenizer not found", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        die(f"--model {path}: no tokenizer to be had ({first_line(error)})")
     if not tokenizer.chat_template:
         die(f"--model {path}: its tokenizer has no chat template; take the chat or distilled version of the model")
     if tokenizer.eos_token_id is None:
@@ -54,6 +55,42 @@ def load_tokenizer(path: str):
 def chat_text(tokenizer, messages: list[dict]) -> str:
     """The chat as the model reads it, up to where it answers; to be encoded without adding special tokens."""
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def load_base(options: Options):
+    """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model."""
+    import transformers
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    device = pick_device(options.device)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    transformers.utils.logging.disable_progress_bar()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
+    try:
+        with explained(f"--model {options.model}: config.json or model.safetensors cannot be loaded"):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                options.model,
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=nf4 if options.load_4bit else None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    # Without a look at the report, weights that the files lack would be random numbers, with a warning.
+    if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
+        die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")
+    for module in model.modules():
+        # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
+        # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False)
 
 
 def load_policy(options: Options, adapter: str = "", trainable: bool = False, reference: str = ""):
@@ -69,72 +106,61 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
     Exits with status 2, naming folder or file, for a missing or damaged model or adapter, for an adapter that is a
     pickle, whose checksums do not agree, or that was trained on another base.
     """
-    import transformers
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    transformers.utils.logging.disable_progress_bar()
-    device = pick_device(options.device)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     for path in {adapter, reference} - {""}:
         check_adapter(path)
     if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
         die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
     for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
         read_json(path)  # transformers' own messages do not always name the file
-    try:
+    with explained(f"--model {options.model}: its tokenizer or chat template is damaged"):
         tokenizer = load_tokenizer(options.model)
         chat = [{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}]
         tokenizer(chat_text(tokenizer, chat), add_special_tokens=False)
-    except Exception as error:  # tokenizers and jinja raise many kinds
-        die(f"--model {options.model}: its tokenizer or chat template is damaged ({first_line(error)})")
-    quantization = None
-    if options.load_4bit:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-        )
-    verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            options.model,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=quantization,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # a damaged config.json or model.safetensors raises many kinds
-        die(f"--model {options.model}: config.json or model.safetensors cannot be loaded: {first_line(error)}")
-    finally:
-        transformers.utils.logging.set_verbosity(verbosity)
-    # Without a look at the report, weights that the files lack would be random numbers, with a warning.
-    if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
-        die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")
-    for module in model.modules():
-        # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
-        # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    model.requires_grad_(False)
+    model = load_base(options)
     if adapter:
         from peft import PeftModel
 
         check_base(adapter, model, options.model)
-        try:
+        both = f"{adapter} (or {reference})" if reference else adapter
+        with explained(f"adapter {both} does not fit --model {options.model}, or is damaged"):
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
                 if reference:
                     model.load_adapter(reference, "reference", is_trainable=False)
-        except Exception as error:  # a damaged adapter raises many kinds
-            both = f"{adapter} (or {reference})" if reference else adapter
-            die(f"adapter {both} does not fit --model {options.model}, or is damaged: {first_line(error)}")
     return model, tokenizer
 
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
+def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: int):
+    """(policy, tokenizer) to be trained: `load_policy` with a LoRA that takes gradients, in training mode.
+
+    Args:
+        adapter: PEFT folder to go on from; empty puts a fresh LoRA on every linear layer. It changes nothing yet.
+        start: PEFT folder of the KL's reference, or empty: see `start_of_round`.
+        r, alpha: Of a fresh LoRA.
+    """
+    torch.manual_seed(options.seed)  # only a LoRA's start draws from it: everything later is seeded by its step
+    policy, tokenizer = load_policy(options, adapter, trainable=True, reference=start)
+    if not adapter:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+        policy = get_peft_model(policy, lora)
+    return policy.train(), tokenizer
+
+
+@contextlib.contextmanager
+def start_of_round(policy):
+    """Puts the round's start in the adapter's place: the frozen second adapter, or in round 1 none at all."""
+    if "reference" in policy.peft_config:
+        policy.set_adapter("reference")
+        try:
+            yield
+        finally:  # memory may run out in between
+            policy.set_adapter("default")  # gives the gradient back to the policy's adapter alone
+    else:
+        with policy.disable_adapter():
+            yield
 
 
 def check_adapter(adapter: str) -> None:
@@ -170,6 +196,46 @@ def check_base(adapter: str, model, name: str) -> None:
         if made.get("base_fingerprint") != fingerprint(model):
             trained_on = made.get("base")
             die(f"adapter {adapter} was trained on {trained_on}, whose weights are not those of --model {name}: {path}")
+
+
+# ---------------------------------------------------------------------------------------- log-probs
+
+
+def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
+
+    Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
+    On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
+    """
+    if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
+        return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+    return head(hidden).float()
+
+
+def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int) -> torch.Tensor:
+    """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
+
+    Args:
+        model: Policy with its adapter set as wanted.
+        ids: (B, T) tokens, padded on the right (causal attention never looks there, so no attention mask is needed).
+        mask: (B, T) True on the response tokens.
+
+    Returns:
+        (mask.sum(),) float32, with gradient where the model has one.
+    """
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
+    # Position t predicts token t+1: drop the last state and the first token.
+    states, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]       # (N, H), (N,)
+
+    def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = float_logits(head, x) / temperature                             # (chunk, V)
+        return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
+
+    # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
+    pieces = zip(states.split(chunk), targets.split(chunk))
+    return torch.cat([torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
 
 
 # ---------------------------------------------------------------------------------------- rollout weights

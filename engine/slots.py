@@ -1,13 +1,20 @@
-"""The decode step: a KV cache of slots, attention over it, unrolled layers, CUDA graphs, the sampled token."""
+"""What a decode step is made of: a KV cache of slots, attention over it, unrolled layers, CUDA graphs, the drawn token.
 
+sample.py's loop owns the rows; this is what makes one step of them fast. In reading order: `SlotCache` (keys and
+values of each row, and two ways to attend to them), `decode_layers` (Qwen2 and Llama written out) or `own_forward`
+(any other model), `pick_token`, `graphed` (a step as one CUDA graph), `Prefill` (each prompt is run once).
+"""
+
+import contextlib
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from engine.files import first_line
-from engine.memory import head_dim
+from engine.memory import head_dim, out_of_memory
 
 
 class SlotCache:
@@ -25,7 +32,7 @@ class SlotCache:
         varlen: Use `varlen_attn`.
     """
 
-    def __init__(self, model, rows: int, width: int, varlen: bool = False):
+    def __init__(self, model, rows: int, width: int, varlen: bool):
         c, device = model.config, model.device
         self.rows, self.width, self.varlen = rows, width, varlen
         self.heads, self.dim = c.num_key_value_heads, head_dim(c)
@@ -46,7 +53,7 @@ class SlotCache:
     def open(self, n: int) -> None:
         """Makes room for one more token in each of the first `n` rows."""
         length = self.length[:n]
-        self.at = (self.index[:n], slice(None), length)                          # where every layer stores it
+        self.place = (self.index[:n], slice(None), length)                       # where every layer stores it
         if self.varlen:
             self.used[:n] = length + 1
         else:
@@ -55,7 +62,7 @@ class SlotCache:
 
     def update(self, key, value, layer: int, *args, **kwargs):
         """Stores one token a row, (n, KV heads, 1, dim)."""
-        self.keys[layer][self.at], self.values[layer][self.at] = key[:, :, 0], value[:, :, 0]
+        self.keys[layer][self.place], self.values[layer][self.place] = key[:, :, 0], value[:, :, 0]
         return self, layer
 
     def attend(self, layer: int, query: torch.Tensor, scale: float | None) -> torch.Tensor:
@@ -81,11 +88,11 @@ class SlotCache:
         ]
         return (torch.cat(out) if len(out) > 1 else out[0]).view(n, 1, heads, self.dim)
 
-    def fill(self, row: int, prompt, b: int, length: int) -> None:
-        """Starts a row from element `b` of a prefilled batch of prompts."""
-        for layer in range(len(self.keys) if length else 0):
-            self.keys[layer][row, :, :length] = prompt.layers[layer].keys[b, :, :length]
-            self.values[layer][row, :, :length] = prompt.layers[layer].values[b, :, :length]
+    def fill(self, row: int, prompt: list[tuple[torch.Tensor, torch.Tensor]], length: int) -> None:
+        """Starts a row with a prompt's keys and values, (KV heads, length or more, dim) a layer."""
+        for layer, (keys, values) in enumerate(prompt):
+            self.keys[layer][row, :, :length] = keys[:, :length]
+            self.values[layer][row, :, :length] = values[:, :length]
         self.mask[row, 0, 0, :length], self.mask[row, 0, 0, length:] = 0, -torch.inf
         self.length[row] = length
 
@@ -99,6 +106,49 @@ class SlotCache:
 def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, scaling=None, **kwargs):
     """Attention function of `transformers` while rollouts are decoded; the cache came out of its `update`."""
     return cache.attend(layer, query, scaling), None
+
+
+@contextlib.contextmanager
+def attends_to_slots(model) -> Iterator[None]:
+    """Inside, the model's own forward calls `slot_attention`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("slots", slot_attention)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = "slots"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+@contextlib.contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Inside, the model is in eval mode: in training mode gradient checkpointing would drop the cache."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def cache_argument(decoder) -> str:
+    """What this version of `transformers` calls the KV cache: `cache` from 5.24 on, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def own_forward(model, slots: SlotCache, token: torch.Tensor) -> torch.Tensor:
+    """One token a row through the model's own decoder: (n,) ids -> (n, H) states before the head."""
+    decoder, n = model.get_decoder(), len(token)
+    with attends_to_slots(model):
+        return decoder(
+            input_ids=token[:, None],
+            attention_mask=slots.mask[:n, :, :, :1],  # unread by slot_attention; four dimensions make no other one
+            position_ids=slots.length[:n, None],
+            use_cache=True,
+            **{cache_argument(decoder): slots},
+        ).last_hidden_state[:, 0]
 
 
 def rms_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -166,7 +216,7 @@ def can_varlen(model) -> bool:
     return True
 
 
-def graphed(step: Callable[[int], None], rows: int) -> Callable[[int], None]:
+def graphed(step: Callable[[int], None], rows: int, device: torch.device) -> Callable[[int], None]:
     """Returns `step` for CUDA as one graph for each of a few row counts: a step then costs one launch, not hundreds.
 
     `step(n)` may touch only tensors that stay where they are, and has to leave the rows behind the live ones as they
@@ -174,7 +224,7 @@ def graphed(step: Callable[[int], None], rows: int) -> Callable[[int], None]:
     On a CPU the same padded row counts are run without a graph: that is what the tests see.
     """
     sizes = sorted({1, 2, 4, *range(8, 64, 8), *range(64, rows, 32), rows})
-    graphs, pool, possible = {}, None, torch.cuda.is_available()
+    graphs, pool, possible = {}, None, device.type == "cuda"
 
     def run(n: int) -> None:
         nonlocal pool, possible
@@ -190,21 +240,12 @@ def graphed(step: Callable[[int], None], rows: int) -> Callable[[int], None]:
                     step(size)
                 graphs[size] = graph
             except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
+                if out_of_memory(error):
+                    raise
                 possible = False
                 print(f"note: decoding without CUDA graphs ({first_line(error)})", file=sys.stderr)
 
     return run
-
-
-def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
-
-    Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
-    On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
-    """
-    if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
-        return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
-    return head(hidden).float()
 
 
 def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float):
@@ -238,12 +279,35 @@ def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p:
     return token[:, 0], logp.gather(1, token)[:, 0]
 
 
-@torch.no_grad()
-def prefill(model, prompts: list[list[int]]):
-    """KV cache of all but the last token of each prompt, padded on the right; None where there is nothing."""
-    width = max(len(p) for p in prompts) - 1
-    if width == 0:
-        return None
-    ids = torch.tensor([(p[:-1] + [0] * width)[:width] for p in prompts], device=model.device)
-    # Padding stands behind the prompt, where causal attention never looks: no mask is needed.
-    return model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+class Prefill:
+    """Keys and values of all but the last token of each prompt, made a batch of prompts at a time.
+
+    Requests come prompt by prompt, so only the batch that is being read is kept.
+    """
+
+    def __init__(self, model, prompts: Sequence[list[int]], tokens: int = 4096):
+        self.model, self.prompts, self.tokens = model, prompts, tokens
+        self.first, self.layers = 0, []                                          # of the batch that is kept
+        self.size = 0
+
+    def __getitem__(self, i: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A layer each: keys and values of prompt i, (KV heads, tokens, dim); no layers for a prompt of one token."""
+        if not self.first <= i < self.first + self.size:
+            longest = max(len(p) for p in self.prompts[i : i + 64])
+            self.first, self.size = i, min(len(self.prompts) - i, 64, max(1, self.tokens // longest))
+            self.layers = []  # before the next batch is made
+            self.layers = self.run(self.prompts[i : i + self.size])
+        return [(keys[i - self.first], values[i - self.first]) for keys, values in self.layers]
+
+    def run(self, prompts: Sequence[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A layer each: keys and values of a batch, (prompts, KV heads, width, dim), padded on the right."""
+        from transformers import DynamicCache
+
+        width = max(len(p) for p in prompts) - 1
+        if width == 0:
+            return []
+        ids = torch.tensor([(p[:-1] + [0] * width)[:width] for p in prompts], device=self.model.device)
+        cache, decoder = DynamicCache(config=self.model.config), self.model.get_decoder()
+        # Padding stands behind the prompt, where causal attention never looks: no mask is needed.
+        decoder(input_ids=ids, use_cache=True, **{cache_argument(decoder): cache})
+        return [(layer.keys, layer.values) for layer in cache.layers]

@@ -42,25 +42,31 @@ class Config(Settings):
     """Most rollouts decoded at the same time, fewer where memory is short; 0 means 256."""
 
 
+def options_of(side: Evaluation) -> dict:
+    """The options of eval.py that measured one side, but those that move memory and speed only."""
+    info = side.info | {"eval_cap": side.info["cap"], "eval_samples": side.samples}
+    info |= {f"eval_{key}": side.info[key] for key in ("temperature", "top_p") if key in side.info}
+    free = ("overwrite", "device", "rows", "rollout_weights", "val_data", "test_data", "test_samples")
+    names = [field.name for field in dataclasses.fields(evaluation.Config) if field.name not in free]
+    return {name: info[name] for name in names if name in info}
+
+
 def measure_prompts(a: Evaluation, cfg: Config) -> list[Evaluation]:
     """A's model on A's problems with each of PROMPTS, all else as A was measured; each in a folder of its own.
 
     A folder that holds this very measurement is read, so that a stopped run goes on; any other needs --overwrite.
     """
-    measured, names = [], {f.name for f in dataclasses.fields(evaluation.Config)}
+    measured = []
     for name, text in PROMPTS.items():
-        folder = Path(cfg.out_dir, f"prompt_{name}")
-        options = {key: value for key, value in a.info.items() if key in names}
-        options |= {"instruction": text, "out_dir": str(folder), "overwrite": cfg.overwrite}
-        if (folder / "eval.json").exists():
-            info, moves = load_evaluation(str(folder)).info, ("overwrite", "device", "rows", "rollout_weights")
-            if all(info.get(key) == value for key, value in options.items() if key not in moves):
-                options = None
-            elif not cfg.overwrite:
-                die(f"{folder} was measured otherwise than {a.folder}; --overwrite true measures it anew")
-        if options:
-            evaluation.main(evaluation.Config(**options | {"device": cfg.device, "rows": cfg.rows}))
-        measured.append(pair(a, load_evaluation(str(folder))))
+        folder = str(Path(cfg.out_dir, f"prompt_{name}"))
+        options = options_of(a) | {"instruction": text, "out_dir": folder}
+        there = Path(folder, "eval.json").exists()
+        same = there and options_of(load_evaluation(folder)) | {"out_dir": folder} == options
+        if there and not same and not cfg.overwrite:
+            die(f"{folder} was measured otherwise than {a.folder}; --overwrite true measures it anew")
+        if not same:
+            evaluation.main(evaluation.Config(**options, overwrite=True, device=cfg.device, rows=cfg.rows))
+        measured.append(pair(a, load_evaluation(folder)))
     return measured
 
 

@@ -31,9 +31,9 @@ from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
 from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
-from engine.files import Options, die
-from engine.policy import chat_text, load_policy, rollout_model
-from sample import sample_within_memory
+from engine.files import OptionError, Options, die, explained
+from engine.policy import chat_text, load_policy
+from sample import Sampler
 
 FILE, HEADING, FOLDERS = "behaviours.json", "Behaviours", (1, 2)
 
@@ -146,19 +146,15 @@ def make_judge(cfg: Config) -> Callable[[list[str], int], list[tuple[str | None,
                 return list(threads.map(lambda prompt: ask_endpoint(cfg, prompt), prompts))
 
         return ask
-    policy, tokenizer = load_policy(cfg)
-    model = rollout_model(policy, cfg, 4096)
+    sampler = Sampler(*load_policy(cfg), cfg)
 
     def ask_local(prompts: list[str], attempt: int):
-        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        texts = [chat_text(tokenizer, chat) for chat in chats]
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        # The second attempt is sampled: a greedy one would say the same again.
-        options = {"cap": cfg.reply_tokens, "temperature": 0.7 * attempt, "seed": cfg.seed}
-        try:
-            return [(rollout.text, "") for rollout in sample_within_memory(model, tokenizer, ids, cfg, **options)]
-        except ValueError as error:
-            die(f"--model {cfg.model}: {error}")
+        texts = [chat_text(sampler.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+        ids = [sampler.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        with explained(f"--model {cfg.model}", OptionError):
+            # The second attempt is sampled: a greedy one would say the same again.
+            rollouts = sampler.sample(ids, cap=cfg.reply_tokens, temperature=0.7 * attempt, seed=cfg.seed)
+        return [(rollout.text, "") for rollout in rollouts]
 
     return ask_local
 

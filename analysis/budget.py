@@ -13,16 +13,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 import reward
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation, arrange
 from analysis.stats import difference, interval
 from analysis.tables import gap, num, table
-from engine.files import Options, die
-from engine.policy import load_policy, rollout_model
-from sample import sample_within_memory
+from engine.files import OptionError, Options, die, explained
+from engine.policy import load_policy
+from sample import Sampler
 
 FILE, HEADING, FOLDERS = "budget_forcing.json", "Budget forcing", (1, 2)
 
@@ -67,7 +66,7 @@ def usual_cue(side: Evaluation) -> str:
     return f"\n</think>{opening}" if 2 * count > len(texts) else CUE
 
 
-def force(model, tokenizer, side: Evaluation, coded: list, budget: int, cue: str, cfg: Config):
+def force(sampler: Sampler, side: Evaluation, coded: list, budget: int, cue: str, cfg: Config):
     """(The evaluation as it would be with at most `budget` thinking tokens, the answers that were forced).
 
     A rollout that ended its thinking (or ended) within the budget stays as it is. Any other keeps its first
@@ -80,20 +79,12 @@ def force(model, tokenizer, side: Evaluation, coded: list, budget: int, cue: str
     """
     cut = [i for i, (row, (ids, before, _)) in enumerate(zip(side.rows, coded))
            if before > budget or not row["finished"] and "</think>" not in row["response"]]
+    tokenizer = sampler.tokenizer
     cue_ids = tokenizer(cue, add_special_tokens=False).input_ids
     asked = tokenizer([side.rows[i]["prompt"] for i in cut], add_special_tokens=False).input_ids if cut else []
     prompts = [ids + coded[i][0][:budget] + cue_ids for i, ids in zip(cut, asked)]
-    with tqdm(total=len(cut), desc=f"budget {budget}", unit="answer", leave=False, disable=None) as bar:
-        answers = sample_within_memory(
-            model,
-            tokenizer,
-            prompts,
-            cfg,
-            cap=cfg.answer_cap,
-            temperature=cfg.answer_temperature,
-            seed=cfg.seed,
-            progress=bar,
-        )
+    settings = {"cap": cfg.answer_cap, "temperature": cfg.answer_temperature, "seed": cfg.seed}
+    answers = sampler.sample(prompts, **settings, label=f"budget {budget}")
     grades = reward.grade([cue + answer.text for answer in answers], [side.rows[i]["gold"] for i in cut])
     rows, forced = list(side.rows), []
     for i, answer, grade in zip(cut, answers, grades):
@@ -161,14 +152,12 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
     if budgets[0] < 1 or budgets[-1] > a.info["cap"] or cfg.answer_cap < 1:
         die(f"--budgets {budgets} must be 1 to {a.info['cap']}, the cap of {a.folder}, and --answer_cap at least 1")
     policy, tokenizer = load_policy(cfg, cfg.adapter)
-    model = rollout_model(policy, cfg, a.info["cap"])
+    sampler = Sampler(policy, tokenizer, cfg)
     coded = [split_ids(tokenizer, row["response"]) for row in a.rows]
     result, curve = {"cue": cue, "answer_cap": cfg.answer_cap, "rows": [], "forced": []}, []
     for budget in budgets:
-        try:
-            cut, forced = force(model, tokenizer, a, coded, budget, cue, cfg)
-        except ValueError as error:
-            die(f"--budgets {budget}: {error}")
+        with explained(f"--budgets {budget}", OptionError):
+            cut, forced = force(sampler, a, coded, budget, cue, cfg)
         result["rows"].append({"budget": budget, "forced": len(forced) / len(a.rows)} | cut.figures())
         result["forced"] += forced
         curve.append(cut.means())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.stats import point
-from engine.files import die, json_rows, read_json
+from engine.files import die, read_json, read_jsonl
 
 
 class Evaluation(NamedTuple):
@@ -22,7 +22,7 @@ class Evaluation(NamedTuple):
     """rollouts.jsonl."""
     ids: list[str]
     right: np.ndarray
-    """(P, S) bool: correct and ended within the cap."""
+    """(P, S) bool: the strict verdict, right and ended within the cap."""
     tokens: np.ndarray
     """(P, S) int: response tokens, the end token included."""
 
@@ -70,7 +70,7 @@ def load_evaluation(folder: str) -> Evaluation:
     info = read_json(path)
     check(str(path), info, {"cap": int, "model": str})
     problems: dict[str, dict[int, dict]] = {}
-    for number, row in enumerate(json_rows(str(rollouts)), start=1):
+    for number, row in enumerate(read_jsonl(rollouts), start=1):
         where = f"{rollouts} line {number}"
         check(where, row, ROLLOUT)
         if not 1 <= row["n_tokens"] <= info["cap"]:
@@ -89,7 +89,7 @@ def load_evaluation(folder: str) -> Evaluation:
 
 def arrange(folder: str, info: dict, groups: list[list[dict]]) -> Evaluation:
     """An Evaluation from its rows by problem."""
-    right = np.array([[row["correct"] and row["finished"] for row in group] for group in groups])
+    right = np.array([[row["correct"] for row in group] for group in groups])
     tokens = np.array([[row["n_tokens"] for row in group] for group in groups])
     ids = [group[0]["id"] for group in groups]
     return Evaluation(folder, info, [row for group in groups for row in group], ids, right, tokens)

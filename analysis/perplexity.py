@@ -17,8 +17,7 @@ from analysis.evaluations import Evaluation
 from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
 from engine.files import Options
-from engine.policy import load_policy, rollout_model
-from engine.slots import float_logits
+from engine.policy import float_logits, load_policy, rollout_model
 
 FILE, HEADING, FOLDERS = "perplexity.json", "Readability", (1, 2)
 PARTS = ("all", "thinking", "answer")

@@ -23,7 +23,7 @@ from types import ModuleType
 
 import eval as evaluation
 from analysis import baselines, behaviours, budget, metrics, perplexity, plot, trace, words
-from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps
+from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps, stopped_in_one_line
 from analysis.evaluations import Evaluation, notes
 from analysis.tables import gap
 from engine.files import die, write_text
@@ -84,9 +84,8 @@ def head(sides: list[Evaluation], cfg: Config, base: Config) -> list[str]:
         "corrected for how many there are.", "",
     ]
     for side in sides:
-        default = vars(evaluation.Config(model="", data="", out_dir="", seed=-1)).items()
-        given = {x: side.info[x] for x, y in default if side.info.get(x, y) != y}
-        given = {x: y for x, y in given.items() if x not in ("overwrite", "device", "rows")}
+        default = vars(evaluation.Config(model="", out_dir="", seed=-1))
+        given = {x: y for x, y in baselines.options_of(side).items() if y != default[x]}
         lines += [f"- rollouts of `{shlex.join(['python', 'eval.py', *flags(given)])}`"]
     return [*lines, *(f"- {note}" for note in notes(sides)), ""]
 
@@ -104,7 +103,12 @@ def pictures(sides: list[Evaluation], out: Path) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     help_or(arguments, __doc__, Config)
-    sides, cfg, base = read_sides("report", arguments, Config, 2, 2)
+    with stopped_in_one_line():
+        write_report(*read_sides("report", arguments, Config, 2, 2))
+
+
+def write_report(sides: list[Evaluation], cfg: Config, base: Config) -> None:
+    """report.md with its sections, pictures and trace page."""
     out, (a, b) = Path(cfg.out_dir), sides
     if (out / "report.md").exists() and not cfg.overwrite:
         die(f"{out / 'report.md'} exists; --overwrite true writes it anew")

@@ -15,7 +15,7 @@ def r1(tmp_path_factory):
 
 def rollout(problem="a", sample=0, n=10, right=True, answer="7", response="so</think> \\boxed{7}", finished=True):
     return {"id": problem, "sample": sample, "problem": f"What is {problem}?", "gold": "7", "prompt": f"<think>{problem}", "response": response,
-            "n_tokens": n, "finished": finished, "answer": answer, "correct": right, "reward": float(bool(right and finished))}
+            "n_tokens": n, "finished": finished, "answer": answer, "correct": right and finished, "reward": float(bool(right and finished))}
 
 
 def folder(path, rows, model="", **info):

@@ -2,6 +2,7 @@
 import doctest
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def tiny_pair(tmp_path, r1):
     data = tmp_path / "p.jsonl"
     data.write_text(json.dumps({"id": "p", "problem": "What is 1+1?", "answer": "2"}) + "\n")
     for name in ("run/base_test", "run/final_test"):
-        evaluation.main(evaluation.Config(model=r1, load_4bit=False, data=str(data), cap=8, samples=2, seed=len(name),
+        evaluation.main(evaluation.Config(model=r1, load_4bit=False, data=str(data), eval_cap=8, eval_samples=2, seed=len(name),
                                           device="cpu", out_dir=str(tmp_path / name)))
     return str(tmp_path / "run/base_test"), str(tmp_path / "run/final_test")
 
@@ -128,7 +129,7 @@ def test_prompts_are_measured_as_a_was_but_for_the_instruction(tiny_pair, monkey
     main(baselines, [*tiny_pair, "--prompts", "true", "--device", "cpu"])
     out, a = Path(tiny_pair[1]).parent / "analysis", load_evaluation(tiny_pair[0])
     short, bare = (load_evaluation(str(out / f"prompt_{name}")) for name in ("short", "bare"))
-    same = ("model", "load_4bit", "data", "cap", "prompt_cap", "samples", "temperature", "top_p", "seed")
+    same = ("model", "load_4bit", "data", "cap", "prompt_cap", "n_samples", "temperature", "top_p", "seed")
     assert all(short.info[key] == a.info[key] for key in same) and short.info["instruction"] == "Be brief."
     assert "What is 1+1?\nBe brief.<" in short.rows[0]["prompt"] and "What is 1+1?<" in bare.rows[0]["prompt"]
     assert [x["instruction"] for x in result(tiny_pair, "baselines.json")["rows"]][2:] == ["Be brief.", ""]
@@ -166,8 +167,8 @@ def test_the_cue_is_how_the_model_opens_its_answers():
     assert budget.usual_cue(arrange("x", {}, [[rollout(finished=False)]])) == budget.CUE
 
 
-def test_forcing_cuts_what_still_thinks_and_leaves_the_rest(policy, monkeypatch):
-    model, tokenizer = policy
+def test_forcing_cuts_what_still_thinks_and_leaves_the_rest(policy):
+    _, tokenizer = policy
     thought = "Wait, let me double-check: 12. "
     rows = [rollout("a", 0, 20, True, response="12\n</think>\nIt is \\boxed{7}"),       # ended its thinking in time
             rollout("b", 0, 300, True, response=thought * 30 + "</think> \\boxed{7}"),    # thinks too long
@@ -176,20 +177,20 @@ def test_forcing_cuts_what_still_thinks_and_leaves_the_rest(policy, monkeypatch)
     run = arrange("x", {}, [[row] for row in rows])
     asked = {}
 
-    def answer(model, tokenizer, prompts, cfg, **options):
+    def answer(prompts, **options):
         asked.update(options, prompts=prompts)
         return [Rollout([], [1, 2, 3], torch.zeros(3), False, text) for text in ("7} and on", "9}")]
 
-    monkeypatch.setattr(budget, "sample_within_memory", answer)
+    sampler = SimpleNamespace(tokenizer=tokenizer, sample=answer)
     coded = [budget.split_ids(tokenizer, row["response"]) for row in rows]
     cue = "\n</think>\nIt is \\boxed{"
-    forced, said = budget.force(model, tokenizer, run, coded, 25, cue, budget.Config(answer_cap=3))
+    forced, said = budget.force(sampler, run, coded, 25, cue, budget.Config(answer_cap=3))
     prompt, kept, end = (tokenizer(t, add_special_tokens=False).input_ids for t in ("<think>b", thought * 30, cue))
     assert asked["prompts"][0] == prompt + kept[:25] + end and asked["cap"] == 3 and asked["temperature"] == 0
     assert forced.right[:, 0].tolist() == [True, True, False, False]         # a closed box counts, end token or not
     assert forced.tokens[:, 0].tolist() == [20, 25 + 3, len(coded[2][0]) + 3, 30]  # the cue is not counted
     assert [(s["id"], s["answer"]) for s in said] == [("b", "7"), ("c", "9")] and run.rows[1]["n_tokens"] == 300
-    exact, said = budget.force(model, tokenizer, run, coded, coded[0][1], cue, budget.Config(answer_cap=3))
+    exact, said = budget.force(sampler, run, coded, coded[0][1], cue, budget.Config(answer_cap=3))
     assert exact.tokens[0, 0] == 20 and [x["id"] for x in said] == ["b", "c"]  # ending at the budget is in time
 
 
@@ -214,8 +215,8 @@ def test_forced_answers_are_the_models_own(two, policy, r1):
 @pytest.fixture
 def uneven(two, monkeypatch):
     """A curve that is not monotone: 10 tokens always right, 30 always wrong, 250 right again; B lies at 50 to 70."""
-    def force(model, tokenizer, run, coded, budget, cue, cfg):
-        return arrange("x", {}, [[rollout(i, 0, budget, budget != 30)] for i in run.ids]), []
+    def force(sampler, side, coded, budget, cue, cfg):
+        return arrange("x", {}, [[rollout(i, 0, budget, budget != 30)] for i in side.ids]), []
 
     monkeypatch.setattr(budget, "force", force)
     main(budget, [*two, "--budgets", "[10, 30, 250]", "--cue", "</think>\\boxed{", "--device", "cpu"])

@@ -29,7 +29,7 @@ def test_it_writes_one_report_with_every_command(two):
     assert f"Not measured: `python -m analysis.behaviours {a} {b} --url URL --model NAME`" in text
     assert f"`python -m analysis.budget {a} {b} --device cpu --budgets '[5]' --answer_cap 4`" in text
     assert f"`python -m analysis.metrics {a} {b}`" in text and "They differ in" not in text
-    assert f"python eval.py --model {load_evaluation(a).info['model']} --load_4bit false --seed 0 --data t.jsonl" in text
+    assert f"python eval.py --model {load_evaluation(a).info['model']} --load_4bit false --seed 0 --eval_cap 640" in text and "--data t.jsonl" in text
     assert "**Tokens, B in % of A: " in text and (out / "trace.html").exists()
 
 

@@ -39,3 +39,12 @@ def shared_rows():
             pytest.skip(f"{path} is missing: test data that is not part of the repository")
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return read
+
+
+def sampled(model, tokenizer, prompts, samples=1, *, rows=128, end_ids=None, decode="auto", **more):
+    """Rollouts of a model as it stands, through `Sampler`."""
+    from engine.files import Options
+    from sample import Sampler
+
+    options = Options(rows=rows, rollout_weights="live")
+    return Sampler(model, tokenizer, options, decode=decode, end_ids=end_ids).sample(prompts, samples, **more)

@@ -46,17 +46,55 @@ TINY_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' -}}{% endif -%}
 """
-AIME = Path(__file__).resolve().parents[2] / "shared/data/aime_train.jsonl"
-TEXT = ["Let $m$ and $n$ be relatively prime positive integers. Find $m+n$.",
-        "Wait, let me double-check: $\\frac{3}{4} + \\sqrt{2} = 12$. Reason step by step.",
-        "Therefore, the final answer is \\boxed{204}.", "0123456789 (x^2 + y_1) \\cdot \\pi"]
+# What the tokenizers are trained on, with the problems below: the words of mathematics and of thinking aloud.
+TEXT = """\
+Let $m$ and $n$ be relatively prime positive integers. Find $m+n$.
+Wait, let me double-check: $\\frac{3}{4} + \\sqrt{2} = 12$. Reason step by step. 0123456789 (x^2 + y_1) \\cdot \\pi
+Therefore, the final answer is \\boxed{204}. Put the final answer in \\boxed{}. The output must stay within tokens.
+A conversation between User and Assistant. The Assistant first thinks inside and then gives the answer.
+Okay, so first we need to understand what the question asks. Maybe it helps to draw the triangle and name its corners.
+Suppose the circle touches both lines; its centre lies on the bisector, so its distance from each equals the radius.
+Hmm, that cannot be right, because the area would be negative. Going back, the sign of the second term was wrong.
+Alternatively, count the arrangements directly: choose three of the eight colours, order them, and divide by symmetry.
+By the theorem of Pythagoras the length of the diagonal is $\\sqrt{a^2+b^2}$, which we compare with the perimeter.
+If the polynomial has integer coefficients, every rational root divides the constant term, so only few cases remain.
+The probability that two dice show the same number equals $\\tfrac{1}{6}$, hence the expected value follows at once.
+Each sequence starts with zero or one; a recursion with $a_{n+1} = 2a_n - 1$ gives a closed formula by induction.
+Working modulo seven, the powers of three repeat with period six, thus the remainder depends on the exponent alone.
+Substituting back and solving the system of equations yields $x = -5$ or $x = 11$, but only one value is positive.
+Then simplify the expression, multiply numerator and denominator by the conjugate, and check the result once more.
+""".splitlines()
+
+
+
+def make_problems(n: int, first: int = 0) -> list[dict]:
+    """n made-up contest problems (`id`, `problem`, `answer`), each a function of its number, counted from `first`.
+
+    >>> make_problems(1, first=7)[0]["answer"], len({row["problem"] for row in make_problems(500)})
+    ('75', 500)
+    """
+    rows = []
+    for k in range(first, first + n):
+        kinds = [
+            (f"Mira walks {k + 3} steps north, then ${k + 4}$ steps east each minute for {k + 2} minutes. "
+             "How many steps does she take in all?", k + 3 + (k + 4) * (k + 2)),
+            (f"Let $a$ and $b$ be the roots of $x^2 - {2 * k + 7}x + {k + 5} = 0$. Find $a^2 + b^2$.",
+             (2 * k + 7) ** 2 - 2 * (k + 5)),
+            (f"Find the remainder when $2^{{{k + 10}}} + {k}$ is divided by ${k + 101}$.",
+             (2 ** (k + 10) + k) % (k + 101)),
+            (f"A committee of $2$ is chosen from {k + 6} teachers and {k + 4} students. "
+             "In how many ways can it have one of each?", (k + 6) * (k + 4)),
+            (f"The positive integers from ${k + 1}$ to ${3 * k + 9}$ are written on a board. What is their sum?",
+             (2 * k + 9) * (2 * k + 5)),
+        ]  # fmt: skip
+        problem, answer = kinds[k % len(kinds)]
+        rows.append({"id": f"made-{k}", "problem": problem, "answer": str(answer)})
+    return rows
 
 
 def byte_level_bpe(vocab: int) -> Tokenizer:
-    """A byte-level BPE, as Qwen's, trained on the AIME problems (a few lines of our own without)."""
-    text = TEXT * 50
-    if AIME.exists():
-        text += [json.loads(line)["problem"] for line in AIME.open(encoding="utf-8")][:300]
+    """A byte-level BPE, as Qwen's, trained on problems of our own."""
+    text = TEXT * 20 + [row["problem"] for row in make_problems(300)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True),

@@ -6,7 +6,10 @@ import math
 import pytest
 
 import eval as evaluation
+from conftest import ROOT
+from engine.files import parse
 from eval import Config, mean_and_se, metrics
+from sample import Rollout
 from standin import make_r1_standin
 
 
@@ -49,9 +52,9 @@ def test_one_problem_has_no_error_bar_and_none_has_no_mean():
 
 
 def test_metrics_by_hand():
-    rows = [row("a", 10, True, True), row("a", 20, True, False), row("b", 30, False, True), row("b", 40, True, True)]
+    rows = [row("a", 10, True, True), row("a", 20, True, False), row("b", 30, False, False), row("b", 40, True, True)]
     m = metrics(rows)
-    assert m["pass@1"] == 0.5  # the right answer of an unfinished rollout is wrong
+    assert m["pass@1"] == 0.5
     assert (m["mean_tokens"], m["mean_tokens_correct"], m["mean_tokens_wrong"]) == (25, 25, 25)
     assert (m["finished"], m["n_problems"], m["n_samples"]) == (0.75, 2, 2)
 
@@ -62,7 +65,7 @@ def test_no_right_answer_at_all_is_none_not_a_crash():
 
 
 def test_eval_writes_its_files_and_keeps_what_is_there(r1, data, tmp_path, capsys):
-    cfg = Config(model=r1, data=str(data), cap=24, prompt_cap=7, samples=2, out_dir=str(tmp_path / "e"), device="cpu")
+    cfg = Config(model=r1, data=str(data), eval_cap=24, prompt_cap=7, eval_samples=2, out_dir=str(tmp_path / "e"), device="cpu")
     evaluation.main(cfg)
     result = json.loads((tmp_path / "e" / "eval.json").read_text())
     names = "pass@1 pass@1_se mean_tokens mean_tokens_correct mean_tokens_wrong finished n_problems n_samples cap temperature top_p seed model adapter data"
@@ -79,19 +82,31 @@ def test_eval_writes_its_files_and_keeps_what_is_there(r1, data, tmp_path, capsy
 def test_same_seed_same_rollouts(r1, data, tmp_path):
     files = []
     for name in ("a", "b"):
-        evaluation.main(Config(model=r1, data=str(data), cap=24, samples=2, out_dir=str(tmp_path / name), device="cpu"))
+        evaluation.main(Config(model=r1, data=str(data), eval_cap=24, eval_samples=2, out_dir=str(tmp_path / name), device="cpu"))
         files.append((tmp_path / name / "rollouts.jsonl").read_bytes())
     assert files[0] == files[1]
 
 
-def test_like_takes_model_and_sampling_from_a_training_config(tmp_path, capsys):
-    from conftest import ROOT
-
-    taken = evaluation.like(str(ROOT / "config" / "toy.yaml"))
-    assert taken["model"] == "out/toy_base" and taken["cap"] == 640 and taken["samples"] == 2 and "lr" not in taken
+def test_a_training_config_serves_and_a_misspelt_key_in_it_is_refused(tmp_path, capsys):
+    cfg = parse(Config, args=["--config", str(ROOT / "config" / "toy.yaml"), "--adapter", "a"], also="train_prune")
+    assert (cfg.model, cfg.eval_cap, cfg.eval_samples, cfg.test_data) == ("out/toy_base", 640, 2, "out/toy_base/test.jsonl")
+    (tmp_path / "typo.yaml").write_text("lr: 1e-4\neval_temprature: 0.1\n")
     with pytest.raises(SystemExit):
-        evaluation.like(str(tmp_path / "none.yaml"))
-    assert "none.yaml" in capsys.readouterr().err
+        parse(Config, args=["--config", str(tmp_path / "typo.yaml")], also="train_prune")
+    assert "eval_temprature" in capsys.readouterr().err
+
+
+def test_a_verdict_is_right_only_if_the_rollout_ended():
+    text = "so</think> \\boxed{4}"
+    rollouts = [Rollout([1], [2], None, finished, text) for finished in (True, False)]
+    assert [g.correct for g in evaluation.grade(rollouts, ["4", "4"], thinking=True)] == [True, False]
+
+
+@pytest.mark.parametrize("key, other", [("cap", 9), ("temperature", 0.1), ("top_p", 0.5), ("n_problems", 7), ("data", "b.jsonl"), ("instruction", "?")])
+def test_results_measured_otherwise_are_told_apart(key, other):
+    a = {"cap": 8, "temperature": 1.0, "top_p": 1.0, "n_problems": 3, "data": "a.jsonl", "instruction": "!", "pass@1": 0.5}
+    assert evaluation.differences(a, a | {"pass@1": 0.1, "seed": 3}) == []
+    assert evaluation.differences(a, a | {key: other}) == [f"{key} {a[key]} and {other}"]
 
 
 def test_report_of_a_run_without_its_evaluations_names_the_missing_file(tmp_path, capsys):
@@ -101,7 +116,7 @@ def test_report_of_a_run_without_its_evaluations_names_the_missing_file(tmp_path
 
 
 def test_the_instruction_reaches_the_prompt_and_eval_json(r1, data, tmp_path):
-    cfg = Config(model=r1, data=str(data), cap=8, samples=1, instruction="Think step by step.", out_dir=str(tmp_path / "e"), device="cpu")
+    cfg = Config(model=r1, data=str(data), eval_cap=8, eval_samples=1, instruction="Think step by step.", out_dir=str(tmp_path / "e"), device="cpu")
     evaluation.main(cfg)
     assert json.loads((tmp_path / "e" / "eval.json").read_text())["instruction"] == "Think step by step."
     rows = [json.loads(line) for line in (tmp_path / "e" / "rollouts.jsonl").open(encoding="utf-8")]
@@ -120,13 +135,5 @@ def test_without_an_instruction_the_prompt_is_the_present_one(r1):
 
 
 def test_finished_has_a_standard_error():
-    m = metrics([row("a", 10, True, True), row("b", 20, False, True), row("c", 30, True, True)])
+    m = metrics([row("a", 10, True, True), row("b", 20, False, False), row("c", 30, True, True)])
     assert m["finished"] == pytest.approx(2 / 3) and m["finished_se"] == pytest.approx(1 / 3)  # sqrt(3/2 * 6/9) / 3
-
-
-def test_an_evaluation_from_before_the_instruction_option_had_the_default_one(r1, data, tmp_path):
-    evaluation.main(Config(model=r1, data=str(data), cap=8, samples=1, out_dir=str(tmp_path / "e"), device="cpu"))
-    info = json.loads((tmp_path / "e" / "eval.json").read_text())
-    assert info.pop("instruction") == evaluation.INSTRUCTION
-    (tmp_path / "e" / "eval.json").write_text(json.dumps(info))
-    assert evaluation.load_run(str(tmp_path / "e")).info["instruction"] == evaluation.INSTRUCTION

@@ -7,12 +7,15 @@ import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from dev import faults
 from conftest import ROOT
-from dev.faults import Run, damage, must_be_told, timeless, unreadable, wrong_exit
+from dev.faults import KINDS
+from dev.faults_damage import damage, must_be_told
+from dev.faults_fork import Run, wrong_exit
+from dev.faults_round import timeless, unreadable
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +27,15 @@ def table():
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     lines, found = run.stdout.splitlines(), {}
     for line in lines:
-        if " | " in line and line.split()[0] in faults.KINDS:
+        if " | " in line and line.split()[0] in KINDS:
             found[line.split()[0]] = current = [line]
         elif line.startswith("   "):
             current.append(line.strip())
-    assert set(found) == set(faults.KINDS), run.stdout + run.stderr
+    assert set(found) == set(KINDS), run.stdout + run.stderr
     return found
 
 
-@pytest.mark.parametrize("kind", faults.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_broken_on_purpose_ends_as_it_should(table, kind):
     assert table[kind][0].split(" | ")[4] == "ok", "\n".join(table[kind])
 
@@ -40,6 +43,32 @@ def test_what_is_broken_on_purpose_ends_as_it_should(table, kind):
 def test_an_unknown_kind_is_one_line():
     run = subprocess.run([sys.executable, str(ROOT / "dev" / "faults.py"), "--only", "flood"], capture_output=True, text=True)
     assert run.returncode == 2 and run.stderr.startswith("error: --only flood") and len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words, status, output", [
+    (["-m", "analysis.words", "a"], 2, "__main__ ['a']"),
+    (["data/script.py", "b", "c"], 2, "__main__ ['b', 'c']"),
+    (["-c", "import sys; print(__name__, sys.argv[1:])", "d"], 0, "__main__ ['d']"),
+    (["-m", "analysis.absent"], 1, ""),
+], ids=lambda value: None)  # fmt: skip
+def test_commands_run_as_python_runs_them_even_if_they_are_imported_already(tmp_path, words, status, output):
+    for folder, name in (("analysis", "words.py"), ("data", "script.py")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("import sys\nprint(__name__, sys.argv[1:])\nsys.exit(len(__name__) // 4)\n")
+    code = """
+import importlib, os, sys
+sys.path.insert(0, ROOT)
+from dev.faults_fork import run_as_main
+sys.path[0] = os.getcwd()
+try:
+    import analysis.words
+except SystemExit:
+    pass
+print("now")
+sys.exit(run_as_main(sys.argv[1:]))""".replace("ROOT", repr(str(ROOT)))
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == status and run.stdout.split("now\n")[1].strip() == output
+    assert ("Traceback" in run.stderr) == (status == 1) and "Warning" not in run.stderr
 
 
 # ---------------------------------------------------------------------------------------- the judges
@@ -136,7 +165,7 @@ def test_every_byte_of_a_file_with_a_checksum_could_be_told(tmp_path):
 
 def test_of_an_adapters_checksums_only_those_of_its_own_files_count():
     before = b'{"adapter_config.json": "00", "optimizer.pt": "11"}'
-    path = faults.Path("final/checksums.json")
+    path = Path("final/checksums.json")
     assert must_be_told("adapter", path, before, before.replace(b"11", b"12")) == ""
     assert must_be_told("adapter", path, before, before.replace(b"00", b"01"))
     assert must_be_told("checkpoint", path, before, before.replace(b"11", b"12"))

@@ -252,7 +252,7 @@ def test_a_model_too_large_for_the_card_is_said_to_be():
 def card(monkeypatch):
     """Pretends a card of so many GB; nothing is allocated on it."""
     def pretend(gb: float, taken: int = 0):
-        monkeypatch.setattr("policy.free_bytes", lambda device: int(gb * GB))
+        monkeypatch.setattr("engine.memory.free_bytes", lambda device: int(gb * GB))
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken)
     return pretend
 
@@ -264,7 +264,7 @@ def fake_policy(config, modules=()):
 def test_the_rows_decoded_are_the_rows_planned(r1, card):
     card(24)
     cfg = options(cap=4000)
-    assert choose_rows(fake_policy(r1), cfg, 4300) == memory_plan(fake_policy(r1), cfg, 4300).rows > 16
+    assert choose_rows(fake_policy(r1), cfg, 4300, 0) == memory_plan(fake_policy(r1), cfg, 4300).rows > 16
 
 
 def test_rows_are_counted_for_the_weights_that_the_model_really_has(r1, card):
@@ -272,18 +272,18 @@ def test_rows_are_counted_for_the_weights_that_the_model_really_has(r1, card):
     card(24)
     live = fake_policy(r1, [SimpleNamespace(base_layer=None)])
     planned = memory_plan(live, options(cap=4000, rollout_weights="live"), 4300)
-    assert choose_rows(live, options(cap=4000), 4300) == planned.rows
+    assert choose_rows(live, options(cap=4000), 4300, 0) == planned.rows
 
 
 def test_there_is_always_one_row(r1, card):
     card(1)
-    assert choose_rows(fake_policy(r1), options(cap=4000), 4300) == 1
+    assert choose_rows(fake_policy(r1), options(cap=4000), 4300, 0) == 1
 
 
 @pytest.mark.parametrize("gb, merged", [(8, False), (24, True)])
 def test_the_copy_is_made_where_the_plan_has_one(r1, card, monkeypatch, gb, merged):
     card(gb)
-    monkeypatch.setattr("policy.merged_copy", lambda policy: "the copy")
+    monkeypatch.setattr("engine.policy.merged_copy", lambda policy: "the copy")
     policy = fake_policy(r1)
     assert rollout_model(policy, options(cap=4000), 4300) == ("the copy" if merged else policy)
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.attention.varlen
 import transformers
 
-from engine import policy
 import sample
-from engine import slots
-from engine.files import Options, parse
+from conftest import sampled
+from engine import policy, rows, slots
+from engine.files import Options
 from engine.policy import fingerprint, full_weight, load_policy, load_tokenizer, merged_copy, pick_device, refresh_copy
 from engine.slots import pick_token
-from sample import generate_rollouts, load_problems
+from sample import load_problems
 from standin import make_r1_standin, make_tiny, with_lora
 
 
@@ -52,12 +52,12 @@ def plain_logp(model, rollout, temperature=1.0):
 
 
 def test_doctests():
-    assert doctest.testmod(sample).failed == doctest.testmod(policy).failed == 0
+    assert sum(doctest.testmod(module).failed for module in (sample, policy, rows, slots)) == 0
 
 
 def test_greedy_rollouts_are_those_of_generate(model, prompts):
     model, tokenizer = model
-    ours = generate_rollouts(model, tokenizer, prompts, 2, cap=40, temperature=0, rows=3)
+    ours = sampled(model, tokenizer, prompts, 2, cap=40, temperature=0, rows=3)
     for i, prompt in enumerate(prompts):
         ids = torch.tensor([prompt])
         theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0)
@@ -67,13 +67,13 @@ def test_greedy_rollouts_are_those_of_generate(model, prompts):
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 0.95)])
 def test_logp_of_sampled_tokens_is_that_of_a_plain_forward(model, prompts, temperature, top_p):
     model, tokenizer = model
-    for rollout in generate_rollouts(model, tokenizer, prompts, 2, cap=30, temperature=temperature, top_p=top_p, rows=4):
+    for rollout in sampled(model, tokenizer, prompts, 2, cap=30, temperature=temperature, top_p=top_p, rows=4):
         assert (rollout.logp - plain_logp(model, rollout, temperature)).abs().max() < 1e-5
 
 
 def test_the_number_of_rows_changes_no_answer(model, prompts):
     model, tokenizer = model
-    answers = [[r.ids for r in generate_rollouts(model, tokenizer, prompts, 3, cap=30, rows=rows, seed=7)] for rows in (1, 4, 99)]
+    answers = [[r.ids for r in sampled(model, tokenizer, prompts, 3, cap=30, rows=n, seed=7)] for n in (1, 4, 99)]
     assert answers[0] == answers[1] == answers[2]
 
 
@@ -93,13 +93,13 @@ def ragged_attention(query, key, value, starts_q, starts_k, max_q, max_k, *, sca
 @pytest.mark.parametrize("how", ["bands", "padded rows as in a graph", "varlen"])
 def test_every_way_to_decode_gives_the_same_answers(model, prompts, monkeypatch, how):
     model, tokenizer = model
-    want = [generate_rollouts(model, tokenizer, prompts, 16, cap=[n % 37 + 1 for n in range(80)], rows=1, seed=3)]
+    want = [sampled(model, tokenizer, prompts, 16, cap=[n % 37 + 1 for n in range(80)], rows=1, seed=3)]
     if how == "varlen":
         monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", ragged_attention)
-        monkeypatch.setattr(sample, "can_varlen", lambda model: True)
-    for decode, rows in (("eager", 21),) if how == "bands" else (("graph", 21), ("graph", 80)):
-        got = generate_rollouts(
-            model, tokenizer, prompts, 16, cap=[n % 37 + 1 for n in range(80)], rows=rows, seed=3, decode=decode
+        monkeypatch.setattr(rows, "can_varlen", lambda model: True)
+    for decode, size in (("eager", 21),) if how == "bands" else (("graph", 21), ("graph", 80)):
+        got = sampled(
+            model, tokenizer, prompts, 16, cap=[n % 37 + 1 for n in range(80)], rows=size, seed=3, decode=decode
         )
         assert [r.ids for r in got] == [r.ids for r in want[0]]
         assert all(torch.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(got, want[0]))
@@ -123,10 +123,10 @@ DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 @pytest.mark.parametrize("kind, more", [("qwen2", {}), ("llama", {}), ("llama", {"rope_parameters": YARN})])
 def test_the_unrolled_layers_are_the_models_own_forward(model, prompts, monkeypatch, kind, more):
     other, (_, tokenizer) = random_model(kind, **more), model
-    assert sample.can_unroll(other)
-    unrolled = generate_rollouts(other, tokenizer, prompts, 4, cap=30, rows=9, end_ids=[7])
-    monkeypatch.setattr(sample, "can_unroll", lambda model: False)
-    whole = generate_rollouts(other, tokenizer, prompts, 4, cap=30, rows=9, end_ids=[7])
+    assert slots.can_unroll(other)
+    unrolled = sampled(other, tokenizer, prompts, 4, cap=30, rows=9, end_ids=[7])
+    monkeypatch.setattr(rows, "can_unroll", lambda model: False)
+    whole = sampled(other, tokenizer, prompts, 4, cap=30, rows=9, end_ids=[7])
     assert [r.ids for r in unrolled] == [r.ids for r in whole]
     assert all(torch.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(unrolled, whole))
 
@@ -134,8 +134,8 @@ def test_the_unrolled_layers_are_the_models_own_forward(model, prompts, monkeypa
 @pytest.mark.parametrize("kind, more", [("qwen3", {"head_dim": 16}), ("llama", {"rope_parameters": DYNAMIC})])
 def test_layers_of_another_kind_are_not_unrolled(model, prompts, kind, more):
     other, (_, tokenizer) = random_model(kind, **more), model
-    assert not sample.can_unroll(other)
-    for rollout in generate_rollouts(other, tokenizer, prompts, 2, cap=30, rows=4, end_ids=[7]):
+    assert not slots.can_unroll(other)
+    for rollout in sampled(other, tokenizer, prompts, 2, cap=30, rows=4, end_ids=[7]):
         assert (rollout.logp - plain_logp(other, rollout)).abs().max() < 1e-5
 
 
@@ -143,9 +143,9 @@ def test_rows_that_ended_are_not_read_or_written(model, prompts, monkeypatch):
     """In 16 rows two are left at the end: the padded step may run more rows, but only these go on."""
     model, tokenizer = model
     alive = []
-    plain = sample.SlotCache.open
-    monkeypatch.setattr(sample.SlotCache, "open", lambda self, n: (alive.append((n, self.length.tolist())), plain(self, n))[1])
-    generate_rollouts(model, tokenizer, prompts[:1], 16, cap=[2] * 14 + [30] * 2, rows=16, decode="graph", end_ids=[-1])
+    plain = slots.SlotCache.open
+    monkeypatch.setattr(slots.SlotCache, "open", lambda self, n: (alive.append((n, self.length.tolist())), plain(self, n))[1])
+    sampled(model, tokenizer, prompts[:1], 16, cap=[2] * 14 + [30] * 2, rows=16, decode="graph", end_ids=[-1])
     assert alive[-1][0] == 2 and alive[-1][1][2:] == [0] * 14
 
 
@@ -154,7 +154,7 @@ def test_attention_and_mode_of_the_model_are_given_back_also_after_an_error(mode
     before = model.config._attn_implementation
     model.train()
     with pytest.raises(ZeroDivisionError):
-        generate_rollouts(model, tokenizer, prompts, cap=5, on_token=lambda *_: 1 / 0)
+        sampled(model, tokenizer, prompts, cap=5, on_token=lambda *_: 1 / 0)
     assert model.config._attn_implementation == before and model.training
     model.eval()
 
@@ -163,28 +163,28 @@ def test_sliding_window_layers_are_refused(model, prompts, monkeypatch):
     model, tokenizer = model
     monkeypatch.setattr(model.config, "layer_types", ["full_attention", "sliding_attention"])
     with pytest.raises(ValueError, match="sliding window"):
-        generate_rollouts(model, tokenizer, prompts, cap=5)
+        sampled(model, tokenizer, prompts, cap=5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("decode", ["graph", "eager"])
 def test_on_cuda_graph_and_eager_decode_what_the_cpu_does(tiny, prompts, decode):
     model, tokenizer = load_policy(Options(model=tiny, load_4bit=False, device="cpu"))
-    want = generate_rollouts(model, tokenizer, prompts, 4, cap=30, temperature=0, rows=9)
-    got = generate_rollouts(model.cuda(), tokenizer, prompts, 4, cap=30, temperature=0, rows=9, decode=decode)
+    want = sampled(model, tokenizer, prompts, 4, cap=30, temperature=0, rows=9)
+    got = sampled(model.cuda(), tokenizer, prompts, 4, cap=30, temperature=0, rows=9, decode=decode)
     assert [r.ids for r in got] == [r.ids for r in want]
 
 
 def test_seed_and_sample_change_the_answer(model, prompts):
     model, tokenizer = model
-    a, b = (generate_rollouts(model, tokenizer, prompts[:1], 2, cap=30, seed=seed) for seed in (1, 2))
+    a, b = (sampled(model, tokenizer, prompts[:1], 2, cap=30, seed=seed) for seed in (1, 2))
     assert a[0].ids != b[0].ids and a[0].ids != a[1].ids
 
 
 def test_cap_is_strict_and_finished_means_the_end_token(model, prompts):
     model, tokenizer = model
     caps = [1, 2, 3, 10, 30] * 8
-    rollouts = generate_rollouts(model, tokenizer, prompts, 8, cap=caps, rows=7, end_ids=list(range(0, 400, 40)))
+    rollouts = sampled(model, tokenizer, prompts, 8, cap=caps, rows=7, end_ids=list(range(0, 400, 40)))
     assert any(r.finished for r in rollouts) and not all(r.finished for r in rollouts)
     for rollout, cap in zip(rollouts, caps):
         assert 1 <= len(rollout.ids) <= cap
@@ -195,24 +195,24 @@ def test_cap_is_strict_and_finished_means_the_end_token(model, prompts):
 
 def test_an_end_token_that_never_comes_stops_at_the_cap(model, prompts):
     model, tokenizer = model
-    rollouts = generate_rollouts(model, tokenizer, prompts, cap=12, end_ids=[319_000])
+    rollouts = sampled(model, tokenizer, prompts, cap=12, end_ids=[319_000])
     assert [(len(r.ids), r.finished) for r in rollouts] == [(12, False)] * len(prompts)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"samples": 0}, {"cap": 0}, {"cap": 5000}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"rows": 0}, {"cap": [1]}]
+    "bad", [{"samples": 0}, {"cap": 0}, {"cap": 5000}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"cap": [1]}]
 )
 def test_options_out_of_range_are_refused(model, prompts, bad):
     model, tokenizer = model
     with pytest.raises(ValueError):
-        generate_rollouts(model, tokenizer, prompts, **{"cap": 5, **bad})
+        sampled(model, tokenizer, prompts, **{"cap": 5, **bad})
 
 
 def test_no_prompts_give_no_rollouts_and_an_empty_prompt_is_refused(model):
     model, tokenizer = model
-    assert generate_rollouts(model, tokenizer, [], cap=5) == []
+    assert sampled(model, tokenizer, [], cap=5) == []
     with pytest.raises(ValueError, match="empty"):
-        generate_rollouts(model, tokenizer, [[1, 2], []], cap=5)
+        sampled(model, tokenizer, [[1, 2], []], cap=5)
 
 
 def test_pick_token_draws_from_the_softmax():
@@ -244,7 +244,7 @@ def test_merged_copy_agrees_with_the_policy_and_follows_it_in_place(r1, load_4bi
             if "lora_A" in name:
                 p.data += change
         refresh_copy(clone, policy)
-        rollouts = generate_rollouts(clone, tokenizer, [[3, 4, 5], [6]], 2, cap=20)
+        rollouts = sampled(clone, tokenizer, [[3, 4, 5], [6]], 2, cap=20)
         for rollout in rollouts:
             assert (rollout.logp - plain_logp(policy, rollout)).abs().max() < 1e-4
     assert clone.model.layers[0].mlp.up_proj.weight.data_ptr() == at
@@ -253,8 +253,8 @@ def test_merged_copy_agrees_with_the_policy_and_follows_it_in_place(r1, load_4bi
 def test_live_weights_give_the_same_rollouts_as_the_merged_copy(r1):
     policy, tokenizer = with_lora(r1)
     arguments = dict(prompts=[[3, 4, 5], [6]], samples=2, cap=20)
-    live = generate_rollouts(policy.get_base_model(), tokenizer, **arguments)
-    merged = generate_rollouts(merged_copy(policy), tokenizer, **arguments)
+    live = sampled(policy.get_base_model(), tokenizer, **arguments)
+    merged = sampled(merged_copy(policy), tokenizer, **arguments)
     assert [r.ids for r in live] == [r.ids for r in merged]
     assert policy.training  # decoding leaves the mode as it was
 

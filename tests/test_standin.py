@@ -3,6 +3,7 @@
     python -m pytest tests/test_standin.py
 """
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from standin import make_r1_standin, make_tiny
+from standin import byte_level_bpe, make_problems, make_r1_standin, make_tiny
 
 HISTORY = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"},
            {"role": "assistant", "content": "<think>\nhm, 2</think>\n\nIt is 2."},
@@ -82,3 +83,20 @@ def test_tiny_is_the_opposite_case(tmp_path):
     assert model.config.eos_token_id == tokenizer.eos_token_id
     assert tokenizer.decode(tokenizer("a\n <think> b").input_ids) == "a\n <think> b"
     assert "LlamaTokenizerFast" not in json.dumps(tokenizer.init_kwargs, default=str)
+
+
+def test_made_up_problems_are_all_different_and_have_the_answers_that_they_ask_for():
+    rows = make_problems(40)
+    assert len({row["problem"] for row in rows}) == len({row["id"] for row in rows}) == 40
+    assert make_problems(3, first=7) == rows[7:10]
+    for k, row in enumerate(rows[4::5]):
+        low, high = (int(word.strip("$")) for word in row["problem"].split() if word[0] == "$")
+        assert sum(range(low, high + 1)) == int(row["answer"]), k
+    for row in rows[2::5]:
+        power, plus, by = (int(word) for word in re.findall(r"\d+", row["problem"].replace("2^", "")))
+        assert pow(2, power, by) == (int(row["answer"]) - plus) % by
+
+
+def test_a_tokenizer_is_the_same_on_every_machine_and_knows_whole_words():
+    assert byte_level_bpe(400).to_str() == byte_level_bpe(400).to_str()
+    assert len(byte_level_bpe(1000).encode("Therefore, the final answer is \\boxed{204}.").tokens) < 20

@@ -14,14 +14,16 @@ import pytest
 import torch
 import yaml
 
-from engine import run_folder as checkpoint
-import sample
+import length_rewards
 import train_prune
-from engine.files import Options
-from engine.policy import fingerprint, load_policy
-from sample import Rollout, generate_rollouts, load_problems, sample_within_memory
+from conftest import ROOT, sampled
+from engine import checkpoints, files, rows
+from engine.files import Options, lock, parse, write_checksums
+from engine.memory import micro_batches
+from engine.policy import fingerprint, load_policy, token_logp
+from sample import Rollout, Sampler, load_problems
 from standin import make_r1_standin, make_tiny, with_lora
-from train_prune import Config, advantages, batch_of, make_reward, micro_batches, policy_loss, select, token_logp, update_policy
+from train_prune import Config, advantages, batch_of, policy_loss, select, update_policy
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,8 @@ def cfg(r1, problems, tmp_path):
         problems_per_step=3,
         steps=3,
         checkpoint_every=1,
-        val_samples=2,
-        val_cap=48,
+        eval_samples=2,
+        eval_cap=48,
         lr=1e-3,
         lora_r=8,
         beta=0.01,
@@ -63,7 +65,7 @@ def cfg(r1, problems, tmp_path):
 
 
 def rollouts_of(model, tokenizer, n=6):
-    return generate_rollouts(model.get_base_model(), tokenizer, [[5, 6, 7], [9] * 12], n // 2, cap=[4, 9, 30] * (n // 3), seed=1)
+    return sampled(model.get_base_model(), tokenizer, [[5, 6, 7], [9] * 12], n // 2, cap=[4, 9, 30] * (n // 3), seed=1)
 
 
 def gradient_of(model, rollouts, adv, cfg):
@@ -75,8 +77,8 @@ def gradient_of(model, rollouts, adv, cfg):
             seen.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
     optimizer = Spy([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    stats = update_policy(model, optimizer, rollouts, adv, cfg)
-    return seen, stats
+    figures, tokens = update_policy(model, optimizer, rollouts, adv.tolist(), cfg, cfg.tokens_per_micro_batch)
+    return seen, figures | {"tokens": tokens}
 
 
 def test_doctests():
@@ -104,20 +106,21 @@ def test_loss_by_hand():
     sampler = torch.log(torch.tensor([0.5, 0.25, 0.1]))  # weights 1, 2, 5 -> 2
     ref = torch.log(torch.tensor([0.5, 0.45, 0.2]))
     adv = torch.tensor([1.0, 1.0, -1.0])
-    loss, weight, k3, bites = policy_loss(logp, old, sampler, ref, adv, n_tokens=10, cfg=cfg)
+    loss, figures = policy_loss(logp, old, sampler, ref, adv, [1, 2], n_tokens=10, cfg=cfg)
     gain = 1 * 1.0 + 2 * 1.3 + 2 * -0.8  # clipped at 1.3, and at 0.8 for the negative advantage
     kl = [0.0, 0.5 - math.log(0.5) - 1, 2 - math.log(2) - 1]
-    assert weight.tolist() == pytest.approx([1, 2, 2])
-    assert k3.tolist() == pytest.approx(kl, abs=1e-6)
+    assert figures["weight_mean"].tolist() == figures["weight_max"].tolist() == pytest.approx([1, 2, 2])
+    assert figures["kl"].tolist() == pytest.approx(kl, abs=1e-6)
     assert loss.item() == pytest.approx(-gain / 10 + 0.5 * sum(kl) / 10)
-    assert bites.item() == pytest.approx(2 / 3)
+    assert figures["clipped"].tolist() == [False, True, True]
+    assert figures["logp_gap"].tolist() == pytest.approx([0, math.log(2), math.log(5)])
 
 
 def test_kl_pulls_the_policy_back_to_its_reference():
     """The sign that the paper's code had flipped: a descent step must bring logp nearer to ref_logp."""
     for ref in (-3.0, -0.2):
         logp = torch.tensor([-1.0], requires_grad=True)
-        loss, *_ = policy_loss(logp, logp.detach(), logp.detach(), torch.tensor([ref]), torch.tensor([0.0]), 1, Config(beta=1.0))
+        loss, *_ = policy_loss(logp, logp.detach(), logp.detach(), torch.tensor([ref]), torch.tensor([0.0]), [1], 1, Config(beta=1.0))
         loss.backward()
         step = -logp.grad.item()
         assert (step > 0) == (ref > -1.0)
@@ -126,7 +129,7 @@ def test_kl_pulls_the_policy_back_to_its_reference():
 def test_first_pass_has_the_reinforce_gradient_whatever_the_clip():
     logp = torch.tensor([-1.0, -2.0], requires_grad=True)
     adv = torch.tensor([3.0, -1.0])
-    loss, *_ = policy_loss(logp, logp.detach(), logp.detach(), None, adv, 2, Config(clip_low=0.0, clip_high=0.0))
+    loss, *_ = policy_loss(logp, logp.detach(), logp.detach(), None, adv, [2], 2, Config(clip_low=0.0, clip_high=0.0))
     loss.backward()
     assert (-logp.grad * 2).tolist() == pytest.approx(adv.tolist())
 
@@ -178,7 +181,7 @@ def test_splitting_the_batch_changes_nothing(r1, beta):
     assert whole[1]["logp_gap_max"] < 1e-4  # the sampler's log-probs are the trainer's
     for name, g in whole[0].items():
         assert torch.allclose(g, split[0][name], atol=1e-6), name
-    for key in ("loss", "grad", "kl", "weight_mean", "logp_gap"):
+    for key in ("loss", "grad", *(["kl"] if beta else []), "weight_mean", "logp_gap"):
         assert whole[1][key] == pytest.approx(split[1][key], abs=1e-5), key
 
 
@@ -210,37 +213,6 @@ def test_all_groups_dead_is_no_update(r1):
     assert not seen and stats["grad"] == 0 and stats["loss"] == 0
 
 
-# ---------------------------------------------------------------------------------------- rewards by name
-
-
-def rollout(n, finished=True):
-    return Rollout([1], list(range(n)), torch.zeros(n), finished, "text")
-
-
-def test_rewards_by_name():
-    group = [rollout(3), rollout(5), rollout(8, finished=False)]
-    assert make_reward("thinkprune", {})(group, [True, False, True], 8, {}) == [1.0, 0.0, 0.0]
-    assert len(make_reward("kimi", {"weight": 0.5})(group, [True, False, True], 8, {})) == 3
-    assert len(make_reward("repetition", {})(group, [True, False, True], 8, {})) == 3
-    per_problem = make_reward("o1_pruner", {})
-    assert len(per_problem(group, [True, False, True], 8, {"ref_tokens": 4.0, "ref_accuracy": 0.5})) == 3
-
-
-@pytest.mark.parametrize(
-    "name, options, word", [("nope", {}, "thinkprune, cosine"), ("kimi", {"wieght": 1}, "wieght"), ("thinkprune", {"a": 1}, "no --reward_options")]
-)
-def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, word, capsys):
-    with pytest.raises(SystemExit) as stop:
-        make_reward(name, options)
-    assert stop.value.code == 2 and word in capsys.readouterr().err
-
-
-def test_a_family_that_needs_reference_samples_says_so(capsys):
-    with pytest.raises(SystemExit):
-        make_reward("o1_pruner", {})([rollout(3)], [True], 8, {})
-    assert "ref_tokens" in capsys.readouterr().err
-
-
 # ---------------------------------------------------------------------------------------- a round and its files
 
 
@@ -265,10 +237,10 @@ def test_a_round_writes_what_the_contract_names_and_the_next_one_goes_on_from_it
     train_prune.main(cfg)
     out = capsys.readouterr().out
     folder = tmp_path / "round"
-    assert "of 12 rollouts end within the cap of 48" in out and "says nothing of progress" in out
-    assert "sampler and trainer log-probs differ by" in out and "next: " in out
+    assert "of the rollouts ended within the cap of 48" in out
+    assert "sampler and trainer log-probs differ by" in out and "round done in" in out
     names = {p.name for p in folder.iterdir()}
-    assert {"config.yaml", "log.csv", "log.txt", "selection.json", "done", "tensorboard", "step0001", "step0003"} <= names
+    assert {"config.yaml", "log.csv", "log.txt", "selection.json", "selected", "done", "tensorboard", "step0001", "step0003"} <= names
     assert {"adapter_model.safetensors", "adapter_config.json", "nanoprune.json", "eval.json", "samples.md", "optimizer.pt"} <= {
         p.name for p in (folder / "step0003").iterdir()
     }
@@ -276,9 +248,8 @@ def test_a_round_writes_what_the_contract_names_and_the_next_one_goes_on_from_it
     assert [r["step"] for r in rows] == [1, 2, 3] and all(r["logp_gap_max"] < 1e-4 and r["grad"] > 0 for r in rows)
     selection = json.loads((folder / "selection.json").read_text())
     assert [c["step"] for c in selection["checkpoints"]] == [1, 2, 3] and selection["selected"] == str(folder / f"step{selection['step']:04d}")
+    assert (folder / "selected").read_text().strip() == selection["selected"]
     # the saved options are a valid --config
-    from sample import parse
-
     assert parse(Config, args=["--config", str(folder / "config.yaml")]) == cfg
     # again: done, and nothing is touched
     before = (folder / "log.csv").stat().st_mtime_ns
@@ -302,17 +273,17 @@ def test_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch, be
     train_prune.main(unbroken)
     update, calls = train_prune.update_policy, []
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return update(*arguments)
+        return update(*arguments, **options)
 
     monkeypatch.setattr(train_prune, "update_policy", killed)
     with pytest.raises(KeyboardInterrupt):
         train_prune.main(cfg)
     monkeypatch.setattr(train_prune, "update_policy", update)
-    assert [p.name for p in checkpoint.checkpoints_of(tmp_path / "round")] == ["step0001", "step0002"]
+    assert [p.name for p in checkpoints.checkpoints_of(tmp_path / "round")] == ["step0001", "step0002"]
     train_prune.main(cfg)
     assert adapter_hash(tmp_path / "round" / "step0003") == adapter_hash(tmp_path / "unbroken" / "step0003")
     assert timeless_log(tmp_path / "round") == timeless_log(tmp_path / "unbroken")
@@ -323,7 +294,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(cfg, tmp_path):
     train_prune.main(cfg)
     folder = tmp_path / "round"
     shutil.copytree(folder / "step0001", folder / "step0002.tmp")
-    assert [p.name for p in checkpoint.checkpoints_of(folder)] == ["step0001"]
+    assert [p.name for p in checkpoints.checkpoints_of(folder)] == ["step0001"]
 
 
 def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
@@ -335,7 +306,7 @@ def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
     model, _ = load_policy(Options(model=cfg.model, load_4bit=False, device="cpu"))
     model.lm_head.weight.data.mul_(10)
     model.save_pretrained(tmp_path / "sharp")
-    monkeypatch.setattr(train_prune, "make_reward", lambda name, options: share_of_low_tokens)
+    monkeypatch.setattr(length_rewards, "by_name", lambda name, options, rows: share_of_low_tokens)
     train_prune.main(dataclasses.replace(cfg, model=str(tmp_path / "sharp"), steps=8, checkpoint_every=8, group=16, lr=1e-2, beta=0.0, cap=32))
     rows = table(tmp_path / "round")
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2
@@ -375,9 +346,6 @@ def test_a_folder_of_other_options_is_refused_with_the_difference(cfg, tmp_path,
 
 @pytest.mark.parametrize("name", ["toy", "toy_too_tight", "r1_1.5b_24gb", "r1_1.5b_12gb", "r1_7b_24gb"])
 def test_every_config_loads_and_a_typo_in_it_fails(name, tmp_path, capsys):
-    from conftest import ROOT
-    from sample import parse
-
     path = ROOT / "config" / f"{name}.yaml"
     cfg = parse(Config, args=["--config", str(path)])
     caps = [int(c) for c in str(cfg.caps).split()]
@@ -398,7 +366,7 @@ def whole(r1, problems, tmp_path_factory):
     """(options, folder) of an unbroken round of 4 steps with checkpoints after 2 and 4."""
     folder = tmp_path_factory.mktemp("whole") / "round"
     options = {"reward": "repetition", "reward_options": {"size": 1, "penalty": 1.0}, "cap": 24, "group": 2}
-    options |= {"problems_per_step": 2, "steps": 4, "checkpoint_every": 2, "val_samples": 1, "val_cap": 24, "lr": 1e-3, "lora_r": 8}
+    options |= {"problems_per_step": 2, "steps": 4, "checkpoint_every": 2, "eval_samples": 1, "eval_cap": 24, "lr": 1e-3, "lora_r": 8}
     data = {"train_data": str(problems / "train.jsonl"), "val_data": str(problems / "val.jsonl")}
     cfg = Config(model=r1, **data, out_dir=str(folder), beta=0.01, device="cpu", **options)
     train_prune.main(cfg)
@@ -440,7 +408,7 @@ def test_sigterm_in_the_update_saves_the_step_before_and_the_same_command_ends_i
         patch.setattr(train_prune, "update_policy", at_call(update_policy, 2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
         assert stop_code(cfg) == 143
     assert "to go on: python " in capsys.readouterr().err
-    assert checkpoint.newest(folder) == (folder / "last", 1) and [r["step"] for r in table(folder)] == [1]
+    assert checkpoints.newest(folder) == (folder / "last", 1) and [r["step"] for r in table(folder)] == [1]
     train_prune.main(cfg)
     assert "resuming after step 1" in capsys.readouterr().out and not (folder / "last").exists()
     same_round(folder, whole)
@@ -451,7 +419,7 @@ def test_ctrl_c_in_a_validation_keeps_the_step_and_the_validation_comes_first_on
     with monkeypatch.context() as patch:  # validations: at the start, after step 2, after step 4
         patch.setattr(train_prune, "evaluate", at_call(train_prune.evaluate, 2, lambda: os.kill(os.getpid(), signal.SIGINT)))
         assert stop_code(cfg) == 130
-    assert checkpoint.newest(folder) == (folder / "last", 2) and not (folder / "step0002").exists()
+    assert checkpoints.newest(folder) == (folder / "last", 2) and not (folder / "step0002").exists()
     train_prune.main(cfg)
     same_round(folder, whole)
 
@@ -461,7 +429,7 @@ def test_ctrl_c_before_the_first_step_leaves_a_folder_that_goes_on(whole, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(train_prune, "evaluate", at_call(train_prune.evaluate, 1, lambda: os.kill(os.getpid(), signal.SIGINT)))
         assert stop_code(cfg) == 130
-    assert checkpoint.newest(folder) == (None, 0)
+    assert checkpoints.newest(folder) == (None, 0)
     train_prune.main(cfg)
     same_round(folder, whole)
 
@@ -511,7 +479,7 @@ def test_a_folder_that_vanishes_is_one_line(whole, tmp_path, monkeypatch, capsys
 
 def test_a_second_process_in_the_folder_is_refused(whole, tmp_path, capsys):
     (tmp_path / "round").mkdir()
-    with checkpoint.lock(tmp_path / "round"):
+    with lock(tmp_path / "round"):
         assert stop_code(dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"))) == 2
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
 
@@ -525,10 +493,10 @@ def test_fresh_begins_anew_and_keeps_the_old_folder(cfg, tmp_path):
 
 
 def test_three_steps_without_a_number_stop_the_round_with_its_state_saved(cfg, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_prune, "advantages", lambda rewards, how: torch.full_like(rewards, torch.inf))
+    monkeypatch.setattr(train_prune, "advantages", lambda rewards, scale: torch.full_like(rewards, torch.inf))
     assert stop_code(dataclasses.replace(cfg, steps=5, checkpoint_every=5)) == 1
-    assert "no number for 3 steps in a row" in capsys.readouterr().err
-    assert checkpoint.newest(tmp_path / "round") == (tmp_path / "round" / "last", 3)
+    assert "NaN or infinite loss or gradient for 3 steps in a row" in capsys.readouterr().err
+    assert checkpoints.newest(tmp_path / "round") == (tmp_path / "round" / "last", 3)
     assert [r["skipped"] for r in table(tmp_path / "round")] == [1, 1, 1]
 
 
@@ -536,7 +504,7 @@ def test_a_gap_over_its_limit_warns_and_stops_at_the_third_step(cfg, tmp_path, c
     assert stop_code(dataclasses.replace(cfg, steps=5, checkpoint_every=5, logp_gap_limit=-1.0)) == 1
     out = capsys.readouterr().out
     assert "step 1: sampler and trainer log-probs differ" in out and "log-probs differ by more than -1.0 for 3 steps" in out
-    assert checkpoint.newest(tmp_path / "round") == (tmp_path / "round" / "last", 3)
+    assert checkpoints.newest(tmp_path / "round") == (tmp_path / "round" / "last", 3)
 
 
 def test_a_collapse_ends_the_round_where_it_is_asked_to(cfg, tmp_path, capsys):
@@ -567,7 +535,7 @@ def test_memory_that_runs_out_in_the_update_leaves_the_gradient(r1, monkeypatch,
     monkeypatch.setattr(train_prune, "token_logp", at_call(token_logp, call, no_memory))
     cfg = Config(beta=0.1, tokens_per_micro_batch=budget)
     got, again = gradient_of(model, rollouts, adv, cfg)
-    assert cfg.tokens_per_micro_batch <= budget // 2 and "out of memory" in capsys.readouterr().out
+    assert again["tokens"] <= budget // 2 and "out of memory" in capsys.readouterr().out
     for name, g in wanted.items():
         assert torch.allclose(g, got[name], atol=1e-6), name
     for key in ("loss", "kl", "logp_gap", "weight_mean", "weight_max"):
@@ -580,7 +548,7 @@ def test_memory_that_runs_out_in_the_second_pass_leaves_the_weights(r1, monkeypa
         rollouts = rollouts_of(model, tokenizer)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         monkeypatch.setattr(train_prune, "token_logp", at_call(token_logp, 2 if fault else 0, no_memory))
-        update_policy(model, optimizer, rollouts, torch.linspace(-1, 1, 6), Config(beta=0.0, updates_per_batch=2, tokens_per_micro_batch=10**6))
+        update_policy(model, optimizer, rollouts, torch.linspace(-1, 1, 6).tolist(), Config(beta=0.0, updates_per_batch=2), 10**6)
         return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     wanted, got = weights_after(False), weights_after(True)
@@ -601,44 +569,37 @@ def test_memory_that_runs_out_while_sampling_gives_the_same_answers_with_fewer_r
     model, tokenizer = with_lora(r1, std=0.05)
     base, prompts = model.get_base_model(), [[5, 6, 7], [9] * 12]
 
-    class Small(sample.SlotCache):
-        def __init__(self, model, rows, width, **more):
-            if rows > 2:
+    class Small(rows.SlotCache):
+        def __init__(self, model, n, width, varlen):
+            if n > 2:
                 raise error
-            super().__init__(model, rows, width, **more)
+            super().__init__(model, n, width, varlen)
 
-    wanted = generate_rollouts(base, tokenizer, prompts, 4, cap=9, rows=8, seed=3)
-    monkeypatch.setattr(sample, "SlotCache", Small)
-    options = Options(device="cpu")
-    model.train()
-    got = sample_within_memory(base, tokenizer, prompts, options, 4, cap=9, seed=3)
+    wanted = sampled(base, tokenizer, prompts, 4, cap=9, rows=8, seed=3)
+    monkeypatch.setattr(rows, "SlotCache", Small)
+    options = Options(device="cpu", rollout_weights="live")
+    sampler = Sampler(model.train(), tokenizer, options)
+    got = sampler.sample(prompts, 4, cap=9, seed=3)
     assert [r.ids for r in got] == [r.ids for r in wanted] and base.training
-    assert options.rows == 2 and "sampling again with --rows 4" in capsys.readouterr().out
-    assert sample_within_memory(base, tokenizer, prompts, options, 4, cap=9, seed=3) and capsys.readouterr().out == ""
+    assert (sampler.rows, options.rows) == (2, 0) and "trying again with --rows 4" in capsys.readouterr().out
+    assert sampler.sample(prompts, 4, cap=9, seed=3) and capsys.readouterr().out == ""
 
 
 def test_one_row_that_does_not_fit_says_what_to_lower(r1, monkeypatch, capsys):
     model, tokenizer = with_lora(r1)
-    monkeypatch.setattr(sample, "generate_rollouts", lambda *a, **k: no_memory())
+    monkeypatch.setattr(Sampler, "decode", lambda *a, **k: no_memory())
     with pytest.raises(SystemExit) as stop:
-        sample_within_memory(model.get_base_model(), tokenizer, [[5]], Options(), 4, cap=9)
-    assert stop.value.code == 2 and "--cap" in capsys.readouterr().err
+        Sampler(model, tokenizer, Options(rollout_weights="live")).sample([[5]], 4, cap=9)
+    assert stop.value.code == 2 and "lower the cap" in capsys.readouterr().err
 
 
 def test_another_error_than_memory_is_not_tried_again(r1, monkeypatch):
     model, tokenizer = with_lora(r1)
     calls = []
-    monkeypatch.setattr(sample, "generate_rollouts", lambda *a, **k: calls.append(1) or [][0])
+    monkeypatch.setattr(Sampler, "decode", lambda *a, **k: calls.append(1) or [][0])
     with pytest.raises(IndexError):
-        sample_within_memory(model.get_base_model(), tokenizer, [[5]], Options(), cap=9)
+        Sampler(model, tokenizer, Options(rollout_weights="live")).sample([[5]], cap=9)
     assert len(calls) == 1
-
-
-def test_check_is_called_before_every_token(r1):
-    model, tokenizer = with_lora(r1)
-    calls = []
-    made = generate_rollouts(model.get_base_model(), tokenizer, [[5, 6]], 2, cap=7, seed=1, check=lambda: calls.append(1))
-    assert len(calls) == max(len(r.ids) for r in made)
 
 
 # ---------------------------------------------------------------------------------------- untrusted files
@@ -699,7 +660,7 @@ def test_an_adapter_whose_checksums_do_not_agree_is_refused(tiny, adapter, capsy
     options = Options(model=tiny, load_4bit=False, device="cpu")
     note = {"base": "tiny", "base_fingerprint": fingerprint(load_policy(options)[0])}
     (adapter / "nanoprune.json").write_text(json.dumps(note))
-    checkpoint.write_checksums(adapter, ["adapter_config.json", "adapter_model.safetensors", "nanoprune.json"])
+    write_checksums(adapter, ["adapter_config.json", "adapter_model.safetensors", "nanoprune.json"])
     load_policy(options, str(adapter))
     weights = adapter / "adapter_model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -722,7 +683,7 @@ def test_a_pickled_adapter_is_refused(tiny, adapter, capsys):
 
 
 def test_a_line_over_the_limit_is_refused_with_file_and_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sample, "LONGEST_LINE", 1_000_000)
+    monkeypatch.setattr(files, "LONGEST_LINE", 1_000_000)
     path = tmp_path / "p.jsonl"
     path.write_text('{"problem": "a", "answer": "1"}\n{"problem": "' + "b" * 1_000_000 + '", "answer": "1"}\n')
     refused(capsys, f"{path} line 2 is longer than 1 MB", lambda: load_problems(str(path)))
@@ -754,3 +715,12 @@ def test_a_damaged_reference_is_one_line_that_names_it(whole, tmp_path, capsys):
     (tmp_path / "eval.json").write_text('{"pass@1": 0.5}')
     cfg = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"), reference=str(tmp_path / "eval.json"))
     refused(capsys, "eval.json", lambda: train_prune.main(cfg))
+
+
+@pytest.mark.parametrize("change, word", [({"eval_cap": 23}, "cap 24 and 23"), ({"eval_temperature": 0.5}, "temperature 0.6 and 0.5"), ({"eval_top_p": 0.5}, "top_p")])
+def test_a_reference_that_was_measured_otherwise_is_refused_with_both_values(whole, tmp_path, capsys, change, word):
+    reference = str(whole[1] / "start.json")
+    cfg = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"), reference=reference, **change)
+    with pytest.raises(SystemExit) as stop:
+        train_prune.main(cfg)
+    assert stop.value.code == 2 and word in capsys.readouterr().err

@@ -1,14 +1,15 @@
-"""families.py: the worked numbers are its doctests; here stand the contract and what must hold for every family."""
+"""length_rewards.py: the worked numbers are its doctests; here stand the contract and what must hold for every family."""
 import doctest
 import inspect
 
 import pytest
 
 import length_rewards as families
+from sample import Rollout
 
 FINISHED, N, CAP = [True, True, True, False], [100, 200, 300, 400], 400
 EXTRAS = {"texts": ["a</think>b"] * 4, "ids": [list(range(n)) for n in N], "ref_tokens": 300.0, "ref_accuracy": 0.5}
-every = pytest.mark.parametrize("family", families.FAMILIES.values(), ids=families.FAMILIES.keys())
+every = pytest.mark.parametrize("family", families.REWARDS.values(), ids=families.REWARDS.keys())
 
 
 def call(family, correct, finished=FINISHED, n_tokens=N, **options):
@@ -21,7 +22,7 @@ def test_the_worked_numbers():
 
 
 def test_the_list_is_complete():
-    assert list(families.FAMILIES) == ("cosine repetition r1 kimi l1_exact l1_max o1_pruner efficient overlong laser "
+    assert list(families.REWARDS) == ("thinkprune cosine repetition r1 kimi l1_exact l1_max o1_pruner efficient overlong laser "
                                        "shorterbetter gr3 tiered").split()
 
 
@@ -48,11 +49,6 @@ def test_one_finite_float_per_rollout_and_inputs_untouched(family, correct):
 def test_right_beats_wrong_at_the_same_length(family):
     rewards = call(family, [True, False, True, False], [True] * 4, [200, 200, 300, 300])
     assert rewards[0] > rewards[1] and rewards[2] > rewards[3]
-
-
-@every
-def test_an_unfinished_rollout_gains_nothing_from_a_right_text(family):
-    assert call(family, [True, False, True, True])[3] == call(family, [True, False, True, False])[3]
 
 
 @every
@@ -98,3 +94,31 @@ def test_overlong_refuses_a_buffer_larger_than_the_cap():
 def test_cosine_and_o1_pruner_reach_their_bounds():
     assert families.cosine([True], [True], [385], 400) == [-10.0]          # within 16 tokens of the cap
     assert families.o1_pruner([True], [True], [1], 400, ref_tokens=4000, ref_accuracy=0) == [4.0]
+
+
+# ---------------------------------------------------------------------------------------- by name, as the trainer calls them
+
+
+def rollout(n, finished=True):
+    return Rollout([1], list(range(n)), None, finished, "text")
+
+
+def test_rewards_by_name():
+    group, verdicts = [rollout(3), rollout(5), rollout(8, finished=False)], [True, False, False]
+    assert families.by_name("thinkprune", {}, [])(group, verdicts, 8, {}) == [1.0, 0.0, 0.0]
+    assert len(families.by_name("kimi", {"weight": 0.5}, [])(group, verdicts, 8, {})) == 3
+    assert len(families.by_name("repetition", {}, [])(group, verdicts, 8, {})) == 3
+    row = {"ref_tokens": 4.0, "ref_accuracy": 0.5}
+    assert len(families.by_name("o1_pruner", {}, [row])(group, verdicts, 8, row)) == 3
+
+
+@pytest.mark.parametrize("name, options, word", [("nope", {}, "thinkprune, cosine"), ("kimi", {"wieght": 1}, "wieght"), ("thinkprune", {"a": 1}, "takes none")])
+def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, word):
+    with pytest.raises(ValueError, match=word):
+        families.by_name(name, options, [])
+
+
+def test_a_reward_that_needs_a_column_says_so_before_anything_is_sampled():
+    with pytest.raises(ValueError, match="ref_tokens"):
+        families.by_name("o1_pruner", {}, [{"ref_accuracy": 0.5}])
+    assert families.by_name("o1_pruner", {"ref_tokens": 4.0}, [{"ref_accuracy": 0.5}])

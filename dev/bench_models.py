@@ -1,0 +1,96 @@
+"""What the benches run on: models of real shapes with random weights, prompts, and lengths drawn beforehand."""
+
+import torch
+
+from engine.files import die
+
+# name: vocabulary, hidden, intermediate, layers, heads, KV heads, whether the head is the embedding
+SHAPES = {
+    "tiny": (64, 64, 64, 1, 1, 1, True),
+    "1M": (512, 128, 384, 4, 4, 4, True),
+    "5M": (2048, 256, 768, 5, 4, 2, True),
+    "25M": (8192, 384, 1536, 8, 6, 6, True),
+    "100M": (32000, 768, 2048, 12, 12, 4, True),
+    "r1_1.5b": (151936, 1536, 8960, 28, 12, 2, False),
+    "r1_7b": (152064, 3584, 18944, 28, 28, 4, False),
+}
+HUB = {
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "r1_1.5b",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": "r1_7b",
+}
+CONTEXT = 131072
+LONGEST_PROMPT = 60
+
+
+def shape_config(size: str):
+    """A Qwen2 config of one of SHAPES."""
+    from transformers import Qwen2Config
+
+    if size not in SHAPES:
+        die(f"--model_size {size} is unknown; there are {', '.join(SHAPES)}")
+    vocab, hidden, inner, layers, heads, kv_heads, tied = SHAPES[size]
+    return Qwen2Config(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=tied,
+        max_position_embeddings=CONTEXT,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+
+
+def random_model(size: str, device: torch.device):
+    """A Qwen2 with random weights, built where it will run; bfloat16 on CUDA, float32 on a CPU."""
+    import transformers
+    from transformers import Qwen2ForCausalLM
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    before, config = torch.get_default_dtype(), shape_config(size)
+    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    torch.set_default_dtype(before)
+    model.generation_config.eos_token_id = None  # nobody ends by itself: lengths are forced
+    return model.eval()
+
+
+def save_random_model(size: str, device: torch.device, folder: str) -> tuple[int, int]:
+    """Writes a random model and its tokenizer to a folder; returns its vocabulary and its number of parameters."""
+    model = random_model(size, device)
+    model.generation_config.eos_token_id = 1
+    model.save_pretrained(folder)
+    word_tokenizer(model.config.vocab_size).save_pretrained(folder)
+    return model.config.vocab_size, sum(p.numel() for p in model.parameters())
+
+
+def word_tokenizer(vocab: int):
+    """Token i is the word "w<i>": text and ids can be turned into each other without loss. w0 pads, w1 ends."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab)}, unk_token="w2"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w1", chat_template=template)
+
+
+def make_prompts(n: int, vocab: int, seed: int = 0) -> list[list[int]]:
+    """n random prompts of 20 to 60 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(20, LONGEST_PROMPT + 1, (n,), generator=generator).tolist()
+    return [torch.randint(2, vocab, (length,), generator=generator).tolist() for length in lengths]
+
+
+def forced_lengths(n: int, cap: int, seed: int = 0) -> list[int]:
+    """Response lengths of n rollouts: log-normal around a quarter of the cap, cut at the cap, at least 1.
+
+    With sigma 0.9 some 6 % reach the cap, and the longest of a batch is several times the middle one, as with
+    reasoning models.
+    """
+    normal = torch.randn(n, generator=torch.Generator().manual_seed(seed + 1))
+    return (0.25 * cap * (0.9 * normal).exp()).round().clamp(1, cap).int().tolist()

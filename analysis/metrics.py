@@ -17,7 +17,18 @@ import numpy as np
 import reward
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
-from analysis.stats import cons_at_k, difference, interval, pass_at_k, point, powers, quotient_difference, ratio
+from analysis.stats import (
+    cons_at_k,
+    difference,
+    efficiency,
+    interval,
+    pass_at_k,
+    point,
+    powers,
+    quotient_difference,
+    quotient_ratio,
+    ratio,
+)
 from analysis.tables import gap, num, table
 from engine.files import die
 from eval import mean_and_se, metrics
@@ -82,6 +93,14 @@ def lengths(tokens: np.ndarray, keep: np.ndarray) -> dict | None:
         zip(PERCENTILES, np.percentile(tokens[keep], [*PERCENTILES.values()]).tolist()))
 
 
+def area(side: Evaluation) -> np.ndarray:
+    """(P, S): what each response adds to the area under pass@1 within a budget, over budgets from 0 to the cap.
+
+    A right response of n tokens counts for every budget from n on, which is 1 - n / cap of them.
+    """
+    return side.right * (1 - side.tokens / side.info["cap"])
+
+
 def measure(side: Evaluation, caps: list[int], chance: dict) -> dict:
     """Every figure of one side: those of eval.json, and pass@k, cons@k (of `chances`), percentiles, the curve."""
     right, tokens, figures = side.right, side.tokens, metrics(side.rows)
@@ -90,6 +109,7 @@ def measure(side: Evaluation, caps: list[int], chance: dict) -> dict:
         "pass@1_per_1k_tokens": 1000 * rate,
         # The error of a quotient of two means, to first order: that of its residuals (Cochran 1977, section 6.4).
         "pass@1_per_1k_tokens_se": point(1000 * (right - rate * tokens) / figures["mean_tokens"])["se"],
+        **dict(zip(("budget_area", "budget_area_se"), point(area(side)).values())),
         **{kind: {k: point(values) for k, values in by_k.items()} for kind, by_k in chance.items()},
         "lengths": {kind: lengths(tokens, keep) for kind, keep in
                     (("all", tokens > 0), ("right", right), ("wrong", ~right))},
@@ -113,7 +133,12 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
             "tokens_ratio": interval(columns[:, [1, 3]], ratio, log=True),
             "finished": interval(np.array(ended).T, difference),
             "pass@1_per_1k_tokens": interval(columns, quotient_difference),
+            "budget_area": interval(np.stack([area(side).mean(1) for side in sides], 1), difference),
+            "efficiency": interval(columns, efficiency),
         }
+        for kind, keeps in ("right", [side.right for side in sides]), ("wrong", [~side.right for side in sides]):
+            sums = [x.sum(1) for side, keep in zip(sides, keeps) for x in (side.tokens * keep, keep)]      # 4 of (P,)
+            result["difference"][f"tokens_ratio_{kind}"] = interval(np.stack(sums, 1), quotient_ratio, log=True)
         for kind, by_k in chance[0].items():
             pairs = {k: np.stack([x, chance[1][kind][k]], 1) for k, x in by_k.items() if k in chance[1][kind]}
             result["difference"][kind] = {k: interval(x, difference) for k, x in pairs.items()}
@@ -125,7 +150,8 @@ def show(r: dict) -> list[str]:
     rows = []
     for text, key, scale, digits in (("pass@1, %", "pass@1", 100, 1), ("mean tokens", "mean_tokens", 1, 1),
                                      ("finished, %", "finished", 100, 1),
-                                     ("pass@1, points per 1,000 tokens", "pass@1_per_1k_tokens", 100, 1)):
+                                     ("pass@1, points per 1,000 tokens", "pass@1_per_1k_tokens", 100, 1),
+                                     ("mean pass@1 over all budgets, %", "budget_area", 100, 1)):
         cells = [num(r[s][key], digits, scale, r[s].get(key + "_se")) for s in sides]
         rows.append([text, *cells, gap(d[key], digits, scale) if d else ""])
     for kind in ("pass@k", "cons@k"):
@@ -139,8 +165,11 @@ def show(r: dict) -> list[str]:
               *(num(p["mean_tokens"], 0, 1, p["mean_tokens_se"]) for p in x)]
              for x in zip(*(r[s]["curve"] for s in sides))]
     return [*table(["", *sides, *(["B - A [95 %]"] if d else [])], rows if d else [row[:-1] for row in rows]),
-            *([f"Tokens of B over tokens of A: {gap(d['tokens_ratio'], 3)}.", ""] if d else []),
-            "pass@k: one of k answers is right; cons@k: the majority of k is, a tie counted in part.", "",
+            *([f"Tokens of B over tokens of A: {gap(d['tokens_ratio'], 3)}; of right answers "
+               f"{gap(d['tokens_ratio_right'], 3)}; of wrong ones {gap(d['tokens_ratio_wrong'], 3)}.", "",
+               f"Efficiency of B against A (AES 1, 3, 5): {gap(d['efficiency'], 3)}.", ""] if d else []),
+            "pass@k: one of k answers is right; cons@k: the majority of k is, a tie counted in part. Over all budgets: "
+            "the area under the last table's curve, from 0 to the cap.", "",
             *table(["tokens of", "responses", "mean", *PERCENTILES], lengths),
             "Had every response been cut at a cap (cut = wrong):", "",
             *table(["cap, tokens", *(f"pass@1 {s}, %" for s in sides), *(f"mean tokens {s}" for s in sides)], curve)]

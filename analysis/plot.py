@@ -130,39 +130,48 @@ def place_labels(ax, labels: list[tuple[float, float, str, str]], segments: list
 
 
 def draw_length_accuracy(reference: dict, summary: dict, name: str) -> Figure:
-    """Mean tokens against pass@1: base and selected checkpoints on validation, base and final on test."""
+    """Mean tokens against pass@1: base and selected checkpoints on validation, and beside it base and final on test."""
     # A round of which no checkpoint qualified has no figures: the checkpoint before it stands.
     rounds = [("base", reference)] + [(f"cap {r['cap']}", r) for r in summary["rounds"] if "pass@1" in r]
     kept = ", ".join(f"cap {r['cap']}" for r in summary["rounds"] if "pass@1" not in r)
-    tests = [("base", summary["base"]), ("final", summary["final"])]
-    fig = Figure(figsize=(8, 5))
-    ax = fig.subplots()
-    labels, segments = [], []
-    for split, points, marker, look in ("validation", rounds, "o", BEFORE), ("test", tests, "s", AFTER):
-        xy = np.array([(p["mean_tokens"], 100 * p["pass@1"]) for _, p in points])                          # (n, 2)
-        error = np.array([(p["mean_tokens_se"] or 0, 100 * (p["pass@1_se"] or 0)) for _, p in points])  # (n, 2)
-        ax.errorbar(*xy.T, error[:, 1], error[:, 0], fmt=marker, ms=7.5, capsize=3, elinewidth=1.2, color=look["color"],
-                    mfc=look["color"] if marker == "o" else "white", mew=1.8, label=f"{split} problems", zorder=3)
-        for before, after in zip(xy, xy[1:]):
-            ax.annotate("", after, before, zorder=2,
-                        arrowprops={"arrowstyle": "-|>", "shrinkA": 7, "shrinkB": 7, "lw": 1.4, **look})
-            segments.append((before, after))
-        segments += [(p - e * axis, p + e * axis) for p, e in zip(xy, error) for axis in np.eye(2)]
-        labels += [(*p, text, look["color"]) for p, (text, _) in zip(xy, points)]
-    ax.margins(0.12, 0.15)
-    ax.set_xlim(left=0)
-    ax.set_ylim(max(ax.get_ylim()[0], -2), min(ax.get_ylim()[1], 102))
+    base, final = summary["base"], summary["final"]
+    tests = [("base", base), ("final", final)]
+    fig = Figure(figsize=(8, 4.8))
+    axes = fig.subplots(1, 2, sharex=True, sharey=True)
+    axes[0].set(title="validation, round by round", ylabel="pass@1 (%)")
+    axes[1].set(title="test, before and after")
+    share = f"{100 * final['mean_tokens'] / base['mean_tokens']:.0f} % of the tokens"
+    change = f"pass@1 {100 * base['pass@1']:.1f} → {100 * final['pass@1']:.1f} %"
+    fig.suptitle(fill(f"{name}: {share}, {change} (test problems)", 76), x=0.02, ha="left", fontsize=12.5)
     lone = any(p["pass@1_se"] is None for _, p in rounds + tests)
     note = "no error bars where there is one problem only" if lone else "bars: one standard error, clustered by problem"
     note += f"; start kept in round {kept}" if kept else ""
-    ax.set(xlabel=f"mean response length (tokens)\n{note}", ylabel="pass@1 (%)")
-    tokens_axis(ax.xaxis)
-    (_, base), (_, final) = tests
-    share = f"{100 * final['mean_tokens'] / base['mean_tokens']:.0f} % of the tokens"
-    change = f"pass@1 {100 * base['pass@1']:.1f} → {100 * final['pass@1']:.1f} %"
-    head(ax, f"{name}: {share}, {change} (test problems)")
-    place_labels(ax, labels, segments)
+    fig.supxlabel(f"mean response length (tokens)\n{note}", fontsize=11.5)
+    paths = (axes[0], rounds, "o", BEFORE), (axes[1], tests, "s", AFTER)
+    lines = [draw_path(*path) for path in paths]
+    axes[0].margins(0.14, 0.15)
+    axes[0].set_xlim(left=0)
+    axes[0].set_ylim(max(axes[0].get_ylim()[0], -2), min(axes[0].get_ylim()[1], 102))
+    for (ax, points, _, look), segments in zip(paths, lines):  # only now: labels need the final limits
+        tokens_axis(ax.xaxis)
+        place_labels(ax, [(p["mean_tokens"], 100 * p["pass@1"], text, look["color"]) for text, p in points], segments)
     return fig
+
+
+def draw_path(ax, points: list[tuple[str, dict]], marker: str, look: dict) -> list:
+    """Points with their error bars and arrows from each to the next; returns (S, 2, 2), the ends of all those lines.
+
+    The markers are hollow, so that none hides another.
+    """
+    xy = np.array([(p["mean_tokens"], 100 * p["pass@1"]) for _, p in points])                          # (n, 2)
+    error = np.array([(p["mean_tokens_se"] or 0, 100 * (p["pass@1_se"] or 0)) for _, p in points])  # (n, 2)
+    ax.errorbar(*xy.T, error[:, 1], error[:, 0], fmt=marker, ms=7.5, capsize=3, elinewidth=1.2, color=look["color"],
+                mfc="none", mew=1.8, zorder=3)
+    for before, after in zip(xy, xy[1:]):
+        ax.annotate("", after, before, zorder=2,
+                    arrowprops={"arrowstyle": "-|>", "shrinkA": 7, "shrinkB": 7, "lw": 1.4, **look})
+    bars = [(p - e * axis, p + e * axis) for p, e in zip(xy, error) for axis in np.eye(2)]
+    return [*zip(xy, xy[1:]), *bars]
 
 
 def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) -> Figure:
@@ -190,7 +199,7 @@ def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) ->
     axes[0].plot([], [], "D", color=RED, mfc="white", mew=1.5, ms=6, label="validation")
     start, end = rounds[0][1]["length"][0], rounds[-1][1]["length"][-1]
     head(axes[0], f"{name}: training, mean length {start:,.0f} → {end:,.0f} tokens over all rounds", up=18)
-    axes[0].set(ylabel="mean reward", xlim=(0.5, total + 0.5))
+    axes[0].set(ylabel="mean reward", xlim=(0.5, total + 0.5), ylim=(min(0, axes[0].get_ylim()[0]), None))
     axes[1].set(ylabel="mean length (tokens)", ylim=(0, None))
     axes[2].set(ylabel="finished (%)", ylim=(-4, 104))
     axes[2].set(xlabel=f"step (strong line: mean of {width} steps)" if width > 1 else "step")

@@ -92,6 +92,25 @@ def quotient_difference(m: np.ndarray) -> np.ndarray:
     return m[..., 2] / m[..., 3] - m[..., 0] / m[..., 1]
 
 
+def quotient_ratio(m: np.ndarray) -> np.ndarray:
+    """B's quotient over A's of means (..., 4): A's numerator and denominator, then B's."""
+    return m[..., 2] / m[..., 3] / (m[..., 0] / m[..., 1])
+
+
+def efficiency(m: np.ndarray) -> np.ndarray:
+    """Accuracy-Efficiency Score (AES 1, 3, 5) of means (..., 4): A's accuracy and tokens, then B's.
+
+    The share of tokens saved, plus 3 times the relative gain in accuracy, or minus 5 times the relative loss.
+
+    >>> efficiency(np.array([[0.5, 100, 0.5, 60], [0.5, 100, 0.55, 60], [0.5, 100, 0.45, 60]])).round(6).tolist()
+    [0.4, 0.7, -0.1]
+
+    Source: O1-Pruner, arXiv:2501.12570.
+    """
+    saved, gain = 1 - m[..., 3] / m[..., 1], m[..., 2] / m[..., 0] - 1
+    return saved + np.where(gain >= 0, 3 * gain, 5 * gain)
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Chance that k of n samples, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k).
 

@@ -37,7 +37,7 @@ def page_data(a: Evaluation, b: Evaluation, words: list[str], samples: int) -> d
         {key: before[key] for key in ("id", "problem", "gold")} | {"sides": [answer(before), answer(after)]}
         for x, y in zip(a.groups, b.groups) for before, after in list(zip(x, y))[: samples or None]
     ]
-    return {"totals": totals, "pairs": pairs, "words": words}
+    return {"totals": totals, "pairs": pairs, "words": words, "shown": len(pairs) // len(a.ids)}
 
 
 def answer(row: dict) -> dict:

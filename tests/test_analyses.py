@@ -44,7 +44,7 @@ def test_a_cut_rollout_abstains_and_spellings_of_one_answer_vote_together():
 
 def test_metrics_by_hand():
     groups = [[rollout("a", 0, 10), rollout("a", 1, 20, False, "8")], [rollout("b", 0, 30, True, finished=False), rollout("b", 1, 40)]]
-    m = measure(arrange("x", {}, groups), [9, 10, 39, 40])
+    m = measure(arrange("x", {"cap": 640}, groups), [9, 10, 39, 40])
     assert m["pass@1"] == 0.5 and m["mean_tokens"] == 25 and m["pass@1_per_1k_tokens"] == 20
     assert m["pass@k"][1] == {"value": 0.5, "se": 0.0} and m["pass@k"][2]["value"] == 1
     # problem a: a tie of one against one; problem b: the cut rollout abstains, alone or beside the right one
@@ -55,8 +55,27 @@ def test_metrics_by_hand():
     assert [(p["pass@1"], p["mean_tokens"]) for p in m["curve"]] == [(0, 9), (0.25, 10), (0.25, (10 + 20 + 30 + 39) / 4), (0.5, 25)]
 
 
+def test_the_area_is_the_mean_of_the_curve_over_all_budgets():
+    groups = [[rollout("a", 0, 10), rollout("a", 1, 20, False)], [rollout("b", 0, 40, finished=False), rollout("b", 1, 30)]]
+    m = measure(arrange("x", {"cap": 40}, groups), list(range(1, 41)))
+    # right from 10 on: 3/4 of the budgets; right from 30 on: 1/4; the other two never
+    assert m["budget_area"] == (3 / 4 + 1 / 4) / 4 and m["budget_area_se"] == pytest.approx((3 / 8 - 1 / 8) / 2)
+    assert np.mean([row["pass@1"] for row in m["curve"]]) == pytest.approx(m["budget_area"], abs=1 / 40)
+
+
+def test_lengths_of_right_and_wrong_are_compared_apart():
+    a = arrange("a", {"cap": 40}, [[rollout(p, 0, 20), rollout(p, 1, 30, False)] for p in "pq"])
+    b = arrange("b", {"cap": 40}, [[rollout("p", 0, 10), rollout("p", 1, 10)], [rollout("q", 0, 10), rollout("q", 1, 12, False)]])
+    d = metrics.analyse([a, b], metrics.Config())["difference"]
+    assert d["tokens_ratio_right"]["value"] == 0.5 and d["tokens_ratio_wrong"]["value"] == pytest.approx(0.4)
+    assert d["efficiency"]["value"] == pytest.approx(1 - 10.5 / 25 + 3 * 0.5)  # 3 of 4 right instead of 2
+    none = metrics.analyse([a, arrange("c", {"cap": 40}, [[rollout(p, s, 9) for s in (0, 1)] for p in "pq"])], metrics.Config())
+    assert none["difference"]["tokens_ratio_wrong"]["value"] is None
+    assert "of wrong ones - nothing to compare" in "\n".join(metrics.show(json.loads(json.dumps(none))))
+
+
 def test_the_error_of_accuracy_per_token_by_hand():
-    m = measure(arrange("x", {}, [[rollout("a", 0, 10)], [rollout("b", 0, 30, False)]]), [40])
+    m = measure(arrange("x", {"cap": 640}, [[rollout("a", 0, 10)], [rollout("b", 0, 30, False)]]), [40])
     # 0.5 / 20 tokens; residuals 1 - 0.025 * 10 and 0 - 0.025 * 30, times 1,000 / 20: +-37.5; sqrt(2 * 2 * 37.5^2) / 2
     assert (m["pass@1_per_1k_tokens"], m["pass@1_per_1k_tokens_se"]) == (25, pytest.approx(37.5))
 
@@ -74,7 +93,7 @@ def test_difference_is_paired_by_problem_whatever_the_order(tmp_path):
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 99), st.booleans()), min_size=2, max_size=8), st.lists(st.integers(1, 120), min_size=1, max_size=4))
 def test_a_looser_cap_never_hurts_and_the_loosest_is_pass_at_1(draws, caps):
-    m = measure(arrange("x", {}, [[rollout(str(i), 0, n, right)] for i, (n, right) in enumerate(draws)]), sorted(caps) + [200])
+    m = measure(arrange("x", {"cap": 640}, [[rollout(str(i), 0, n, right)] for i, (n, right) in enumerate(draws)]), sorted(caps) + [200])
     accuracy = [p["pass@1"] for p in m["curve"]]
     assert accuracy == sorted(accuracy) and accuracy[-1] == m["pass@1"]
     assert m["curve"][-1]["mean_tokens"] == m["mean_tokens"]

@@ -138,8 +138,8 @@ def test_one_wrong_answer_to_one_problem_and_a_round_without_figures(run_folder)
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["base"]["pass@1_se"] is None and "pass@1" not in summary["rounds"][-1]
     figure = plot.draw_length_accuracy(json.loads((run_folder / "base/eval.json").read_text()), summary, "x")
-    assert "no error bars" in figure.axes[0].get_xlabel()
-    assert "start kept in round cap 145" in figure.axes[0].get_xlabel()
+    assert "no error bars" in figure.get_supxlabel()
+    assert "start kept in round cap 145" in figure.get_supxlabel()
     side, _ = sides_of(run_folder)
     assert "no standard error" in plot.draw_budget(side, side, [], "x").get_supxlabel()
     plot.run(str(run_folder))
@@ -151,7 +151,7 @@ def test_labels_do_not_cover_each_other():
     summary = {"base": point, "final": point, "rounds": [point | {"cap": cap} for cap in (300, 200, 145, 100)]}
     figure = plot.draw_length_accuracy(point | {"mean_tokens": 300.0}, summary, "x")
     figure.draw_without_rendering()
-    boxes = [plot.Text.get_window_extent(text) for text in figure.axes[0].texts if text.get_text()]
+    boxes = [plot.Text.get_window_extent(text) for ax in figure.axes for text in ax.texts if text.get_text()]
     assert len(boxes) == 7
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
@@ -184,7 +184,7 @@ def test_nothing_is_cut_off_at_the_picture_s_edge(run_folder, name):
 def test_titles_say_what_is_to_be_seen(run_folder):
     summary = {"base": {"pass@1": 0.8, "pass@1_se": 0.01, "mean_tokens": 300.0, "mean_tokens_se": 2.0}, "rounds": []}
     summary["final"] = summary["base"] | {"pass@1": 0.9, "mean_tokens": 75.0}
-    title = plot.draw_length_accuracy(summary["base"], summary, "x").axes[0].get_title("left")
+    title = plot.draw_length_accuracy(summary["base"], summary, "x").get_suptitle()
     assert title == "x: 25 % of the tokens, pass@1 80.0 → 90.0 % (test problems)"
     side, _ = sides_of(run_folder)
     gap = {"value": 0.625, "low": 0.5, "high": 0.75}
@@ -228,3 +228,15 @@ def test_run_refuses_what_it_cannot_draw(run_folder, capsys):
         refuses(capsys, lambda: plot.run(str(run_folder)), *words)
     log.unlink()
     refuses(capsys, lambda: plot.run(str(run_folder)), "cap200/log.csv", "No such file")
+
+
+def test_validation_and_test_are_apart_and_the_reward_starts_at_0(run_folder):
+    summary = json.loads((run_folder / "summary.json").read_text())
+    figure = plot.draw_length_accuracy(json.loads((run_folder / "base/eval.json").read_text()), summary, "x")
+    named = [[text.get_text() for text in ax.texts if text.get_text()] for ax in figure.axes]
+    assert named == [["base", "cap 300", "cap 200", "cap 145"], ["base", "final"]]
+    assert [ax.get_title("left").split(",")[0] for ax in figure.axes] == ["validation", "test"]
+    log = plot.read_log(run_folder / "cap300" / "log.csv")
+    assert plot.draw_training([(300, log)], "x").axes[0].get_ylim()[0] == 0
+    punished = log | {"reward": log["reward"] - 2}
+    assert plot.draw_training([(300, punished)], "x").axes[0].get_ylim()[0] < -1

@@ -15,6 +15,10 @@ from test_plot import response, rollout, rollouts, save
 EVIL = '</script><script>document.title = "owned"</script><img src=x onerror="document.title=\'owned\'"> &lt;b&gt; $x_1$ %DATA%'
 
 
+SAVING = {f"p{i}": (300 - i) - (100 + (i * 37) % 60) for i in range(120)} | {"p7": 293 - 500}
+MOST = sorted(SAVING, key=lambda p: -SAVING[p])
+
+
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     """120 problems; the first four are the four outcomes, problem 5 is the injection, 6 has words at their edges."""
@@ -39,7 +43,7 @@ def test_page_stands_alone_and_its_data_cannot_leave_the_block(page_file):
     block = text.split('id="data">')[1].split("</script>")[0]
     data = json.loads(block)
     assert "<" not in block and data["pairs"][5]["problem"] == EVIL
-    assert len(data["pairs"]) == 120 and data["totals"][0]["samples"] == 2
+    assert len(data["pairs"]) == 120 and data["totals"][0]["samples"] == 2 and data["shown"] == 1
 
 
 def test_page_that_exists_is_kept(tmp_path, capsys):
@@ -103,7 +107,7 @@ def test_filter_and_paging(page):
     assert page.locator("#count").inner_text() == "1 of 120 pairs."
     page.locator("[data-filter='all']").click()
     page.locator("#next").click()
-    assert ids(page)[0] == current(page) == "p50"
+    assert ids(page)[0] == current(page) == MOST[50]
     page.locator("#next").click()
     assert len(ids(page)) == 20 and page.locator("#next").is_disabled()
 
@@ -115,17 +119,21 @@ def test_the_change_stands_under_the_totals(page):
     assert page.locator("#totals dd").last.inner_text() == f"{share:.1f} % of the tokens, pass@1 −{100 / 240:.1f} points"
 
 
+def test_the_page_says_that_it_shows_one_sample_of_each_problem(page):
+    assert page.locator("#shown").inner_text().startswith("Shown: the first of 2 samples of each problem.")
+
+
 def test_a_row_s_figures_stay_on_one_line(page):
     heights = page.locator(".bars span").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
     assert max(heights) == min(heights)
 
 
-def test_sort_by_saving(page):
-    saving = {f"p{i}": (300 - i) - (100 + (i * 37) % 60) for i in range(120)} | {"p7": 293 - 500}
-    page.locator("#sort").select_option("most")
-    assert ids(page) == sorted(saving, key=lambda p: -saving[p])[:50]
+def test_it_opens_with_the_largest_saving_and_sorts_otherwise(page):
+    assert ids(page) == MOST[:50] and current(page) == MOST[0]
+    page.locator("#sort").select_option("file")
+    assert ids(page) == [f"p{i}" for i in range(50)]
     page.locator("#sort").select_option("least")
-    assert ids(page) == sorted(saving, key=lambda p: saving[p])[:50] and current(page) == "p7"
+    assert ids(page) == sorted(SAVING, key=lambda p: SAVING[p])[:50] and current(page) == "p7"
     assert "cut off" in page.locator(".pair").inner_text() and "+71 %" in page.locator(".row").first.inner_text()
 
 
@@ -140,10 +148,13 @@ def test_search(page):
 
 
 def test_keyboard(page):
-    assert current(page) == "p0"
-    for key, wanted in ("j", "p1"), ("ArrowDown", "p2"), ("k", "p1"), ("ArrowUp", "p0"), ("k", "p0"):
+    for key, wanted in ("j", 1), ("j", 2), ("k", 1), ("k", 0), ("k", 0):
         page.keyboard.press(key)
-        assert current(page) == wanted
+        assert current(page) == MOST[wanted]
+    before = page.evaluate("scrollY")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(f"scrollY > {before}")
+    assert current(page) == MOST[0]
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.dataset.i") == "1"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"  # visible focus
@@ -153,7 +164,7 @@ def test_keyboard(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.ariaLabel") == "Response before"
     page.keyboard.press("ArrowDown")  # scrolls the response
-    assert current(page) == "p1"
+    assert current(page) == MOST[1]
     page.keyboard.press("/")
     page.keyboard.type("p11 jk")
     assert page.locator("#search").input_value() == "p11 jk"
@@ -166,7 +177,7 @@ def test_keyboard(page):
     page.keyboard.press("Escape")
     for _ in range(50):
         page.keyboard.press("j")
-    assert current(page) == ids(page)[0] == "p50"  # over the page's end
+    assert current(page) == ids(page)[0] == MOST[50]  # over the page's end
 
 
 def test_what_the_model_wrote_is_text(page):
@@ -186,6 +197,9 @@ def test_reflection_words_are_marked_whole_and_once(page):
 def test_phone(browser, page_file, scheme):
     page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     page.goto(page_file.as_uri())
+    assert page.locator("pre").first.bounding_box()["y"] < 640 and not page.locator("#tools").is_visible()
+    page.locator("#more summary").click()
+    assert page.locator("#tools").is_visible()
     page.locator(".row", has_text="p5 ").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     boxes = [page.locator("pre").nth(k).bounding_box() for k in range(2)]

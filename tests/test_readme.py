@@ -54,8 +54,6 @@ def commands() -> list[str]:
 
 
 def check_options(module: str, words: list[str], also: str = "") -> None:
-    if "--config" in words:
-        words[words.index("--config") + 1] = str(ROOT / words[words.index("--config") + 1])
     config = importlib.import_module(module).Config
     if words != ["--help"]:
         parse(config, args=words, also=also)
@@ -88,9 +86,9 @@ def check_script(script: str, words: list[str]) -> None:
     elif script == "data/toy.py" and words[:1] == ["stats"]:
         assert words[1:]
     elif script == "dev/bench.py":
-        tree = CODE[ROOT / script]
-        assert words[0] in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}, words[0]
-    elif script != "dev/faults.py":
+        config, _ = importlib.import_module("dev.bench").COMMANDS[words[0]]
+        parse(config, args=words[1:])
+    else:
         also = "train_prune" if script in ("sample.py", "eval.py") else ""
         check_options(script.removesuffix(".py").replace("/", "."), words, also)
 

@@ -78,7 +78,7 @@ def run(main: Callable, config_class, also: str = "") -> None:
     except OptionError as error:
         die(str(error))
     except KeyboardInterrupt:
-        print("\ninterrupted: files that were written are whole, the rest was not kept", file=sys.stderr)
+        print("\ninterrupted; finished files are kept, unfinished work is lost", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -200,7 +200,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     except (ValueError, RecursionError) as error:
         die(f"{path} is not JSON lines: line {number}: {first_line(error)}")
     if odd := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
-        die(f"{path} is not JSON lines: row {odd[0]} is no object")
+        die(f"{path} is not JSON lines: row {odd[0]} is not a JSON object")
     return rows
 
 
@@ -210,7 +210,7 @@ def read_json(path: str | Path) -> dict:
         data = Path(path).read_bytes()
     with explained(f"{path} is damaged", ValueError, RecursionError):
         found = json.loads(data)
-    return found if isinstance(found, dict) else die(f"{path} is damaged: no JSON object")
+    return found if isinstance(found, dict) else die(f"{path} is damaged: it is not a JSON object")
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -289,7 +289,7 @@ def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
     except OSError as error:
         return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
     except (ValueError, AttributeError, RecursionError):
-        return "checksums.json is no JSON object"
+        return "checksums.json is not a JSON object"
     return ""
 
 

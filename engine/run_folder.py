@@ -123,7 +123,7 @@ class RunFolder:
             os._exit(128 + number)  # what is being written has another name than what is whole
         self.caught = number
         with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, b"\nstopping at the next safe place; once more stops at once\n")
+            os.write(2, b"\nstopping at the next safe place; press Ctrl-C again to stop at once\n")
         if self.safe:
             self.raise_caught()
 
@@ -254,7 +254,8 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
-        die(f"--out_dir {folder} was made with other options ({changed}): another folder, the same, or --fresh true")
+        die(f"--out_dir {folder} was made with other options ({changed}); give the same options, take another folder, "
+            "or begin again with --fresh true")  # fmt: skip
 
 
 def read_selection(folder: Path) -> dict:

@@ -311,7 +311,7 @@ def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
     model.lm_head.weight.data.mul_(10)
     model.save_pretrained(tmp_path / "sharp")
     monkeypatch.setattr(length_rewards, "by_name", lambda name, options, rows: share_of_low_tokens)
-    train_prune.main(dataclasses.replace(cfg, model=str(tmp_path / "sharp"), steps=8, checkpoint_every=8, group=16, lr=1e-2, beta=0.0, cap=32))
+    train_prune.main(dataclasses.replace(cfg, model=str(tmp_path / "sharp"), steps=8, checkpoint_every=8, group=16, lr=1e-2, beta=0.0, cap=32, prompt_cap=48))
     rows = table(tmp_path / "round")
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2
 

@@ -24,6 +24,7 @@ from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 from matplotlib.transforms import Bbox, ScaledTranslation  # noqa: E402
 
+from analysis.command import stopped_in_one_line  # noqa: E402
 from analysis.evaluations import Evaluation, check, load_sides  # noqa: E402
 from engine.files import die, first_line, read_json  # noqa: E402
 
@@ -377,7 +378,8 @@ def main(arguments: list[str]) -> None:
     elif len(arguments) != 2 or arguments[0] != "run":
         die("usage: python -m analysis.plot run RUN_FOLDER")
     else:
-        run(arguments[1])
+        with stopped_in_one_line():
+            run(arguments[1])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.command import help_or, split_folders
+from analysis.command import help_or, split_folders, stopped_in_one_line
 from analysis.evaluations import Evaluation, load_sides
 from engine.files import die, parse, write_text
 
@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
         die(f"--out {cfg.out} is no file name in a folder that exists")
     if Path(cfg.out).exists() and not cfg.overwrite:
         die(f"--out {cfg.out} exists; give another name, or --overwrite true")
-    write_page(*load_sides(folders), cfg)
+    with stopped_in_one_line():
+        write_page(*load_sides(folders), cfg)
 
 
 if __name__ == "__main__":

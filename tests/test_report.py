@@ -78,6 +78,13 @@ def test_the_recorded_command_makes_the_same_file(two):
     assert result(two, "words.json") == first
 
 
+def test_an_interrupted_command_says_so_without_a_traceback(two, monkeypatch, capsys):
+    monkeypatch.setattr(words, "analyse", lambda sides, cfg: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as stop:
+        main(words, list(two))
+    assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
+
+
 def test_results_of_other_rollouts_are_never_shown(two, capsys):
     main(words, [*two])
     path = Path(two[1], "rollouts.jsonl")

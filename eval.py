@@ -1,6 +1,6 @@
 """pass@1 and length of a base model or an adapter, over k samples a problem.
 
-    python eval.py --model out/toy_base --data out/toy_base/test.jsonl --eval_cap 640 --eval_samples 4 --out_dir out/base
+    python eval.py --data out/toy_base/test.jsonl --eval_cap 640 --eval_samples 4 --out_dir out/eval_base
     python eval.py --config config/toy.yaml --adapter out/toy/final --prompt_cap 125 --out_dir out/eval_final
     python eval.py --config config/toy.yaml --instruction "Be brief." --out_dir out/eval_brief
     python eval.py report out/toy                                       # summary.json and summary.md of a run folder
@@ -77,7 +77,7 @@ def mean_and_se(groups: list[list[float]]) -> tuple[float | None, float | None]:
 
 
 def metrics(rows: list[dict]) -> dict:
-    """The figures of eval.json from graded rollout rows (`id`, `n_tokens`, `finished`, and `correct`, the strict verdict).
+    """The figures of eval.json from graded rows (`id`, `n_tokens`, `finished`, and `correct`, the strict verdict).
 
     >>> row = {"id": "a", "n_tokens": 4, "finished": True, "correct": True}
     >>> m = metrics([row, {"id": "b", "n_tokens": 8, "finished": False, "correct": False}])

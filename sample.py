@@ -142,8 +142,9 @@ def check_context(config, source: str, problems: list[dict], prompts: list[list[
     context = getattr(config, "max_position_embeddings", None) or 2**62
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if len(prompts[longest]) + cap > context:
-        die(f"{source}: the prompt of problem {problems[longest]['id']} has {len(prompts[longest])} tokens: with a cap "
-            f"of {cap} that exceeds the model's context of {context}; take a lower cap, or drop the problem")  # fmt: skip
+        name, size = problems[longest]["id"], len(prompts[longest])
+        die(f"{source}: the prompt of problem {name} has {size} tokens, which with a cap of {cap} exceeds the model's "
+            f"context of {context}; take a lower cap, or drop the problem")  # fmt: skip
 
 
 def load_hub(source: str):

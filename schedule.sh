@@ -16,7 +16,7 @@ export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:Tr
 
 # Reads and checks CONFIG, locks the run folder, and runs this script again with CAPS, OUT, ... in its environment.
 [ "${SCHEDULE:-}" = open ] || exec "$PYTHON" -m engine.schedule bash "$0"
-trap 'code=$?; case $code in 130 | 143) echo "to go on: bash schedule.sh again, with the same settings" >&2 ;; esac' EXIT
+trap 'case $? in 130 | 143) echo "to go on: $AGAIN" >&2 ;; esac' EXIT
 
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi
 

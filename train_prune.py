@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any, Literal
 
 import torch
@@ -356,54 +357,27 @@ def check_options(cfg: Config) -> None:
         die(f"--reference {cfg.reference} does not exist (python eval.py writes an eval.json)")
 
 
-def open_reference(folder: RunFolder, sampler: Sampler, problems: list[dict], cfg: Config) -> dict:
-    """What selection compares with: `reference`, or else a validation of this round's start."""
-    path = Path(cfg.reference or folder.path / "start.json")
-    if not path.is_file():
-        with folder.stoppable():
-            folder.log("measuring the start of the round on the validation problems ...")
-            result, _ = evaluate(sampler, problems, cfg, cfg.val_data, prompt_cap=cfg.cap, label="start")
-        write_text(path, json.dumps(result, indent=1) + "\n", status=1)
-    reference = read_eval(path)
-    mine = {"cap": cfg.eval_cap, "temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p}
-    mine |= {"data": cfg.val_data, "n_problems": len(problems), "instruction": INSTRUCTION}
-    if found := differences(reference, mine):
-        die(f"{path} cannot be compared with this round's validations, it has another {'; '.join(found)}")
-    return reference
+@dataclass
+class Round:
+    """What a round works with, opened and checked before the first token."""
+
+    cfg: Config
+    folder: RunFolder
+    problems: list[dict]
+    val_problems: list[dict]
+    prompts: list[list[int]]
+    """Token ids of each training problem's prompt."""
+    reward_of: Callable[[list[Rollout], list[bool], int, dict], list[float]]
+    """(rollouts of one group, their verdicts, cap, problem row) -> their rewards."""
+    policy: torch.nn.Module
+    sampler: Sampler
+    optimizer: torch.optim.Optimizer
+    reference: dict = field(default_factory=dict)
+    """The evaluation that selection compares with."""
 
 
-def choose(folder: RunFolder, reference: dict, tolerance: float) -> tuple[list[dict], dict | None, str]:
-    """(every checkpoint's result, the selected one, why)."""
-    found = folder.results()
-    best, why = select(found, reference, tolerance)
-    if best and not has_adapter(best):  # only where the one that was kept is damaged
-        best, why = select([result for result in found if has_adapter(result)], reference, tolerance)
-    return found, best, why
-
-
-def validate(folder: RunFolder, sampler: Sampler, problems: list[dict], reference: dict, cfg: Config) -> None:
-    """Measures the policy after the last step, and saves it as a checkpoint."""
-    step, clock = folder.history[-1], time.time()
-    sampler.refresh()
-    with folder.stoppable():
-        label = f"validation after step {step.step}"
-        result, rows = evaluate(sampler, problems, cfg, cfg.val_data, prompt_cap=cfg.cap, label=label)
-    step.val_s = round(time.time() - clock, 3)
-    step.figures |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
-    folder.write_log()
-    name = f"step{step.step:04d}"
-    result |= {"step": step.step, "adapter": str(folder.path / name)}
-    examples = markdown_of(rows[: 4 * cfg.eval_samples : cfg.eval_samples], step.step)
-    folder.save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
-    _, best, _ = choose(folder, reference, cfg.tolerance)
-    folder.keep(best["adapter"] if best else "")
-    tokens = f"mean tokens {result['mean_tokens']:.0f} | {step.val_s:.0f}s"
-    folder.log(f"  validation: pass@1 {100 * result['pass@1']:.1f} % | {tokens}")
-
-
-def train(cfg: Config, folder: RunFolder) -> None:
-    """The round. Whatever can be wrong with options and files is found in part 1, before the first token."""
-    # --- 1. open: problems, reward, policy, sampler, optimizer, reference
+def open_round(cfg: Config, folder: RunFolder) -> Round:
+    """Loads it all; exits with status 2 and one line for any option or file that cannot work."""
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
     with explained("", ValueError):
@@ -420,77 +394,124 @@ def train(cfg: Config, folder: RunFolder) -> None:
     tokens_per_row = max(map(len, prompts)) + cfg.cap
     sampler = Sampler(policy, tokenizer, cfg, tokens_per_row)
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, "
-             f"{sum(p.numel() for p in parameters):,} LoRA parameters"]  # fmt: skip
+    size = sum(p.numel() for p in parameters)
+    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
     if base.device.type == "cuda":
         notes.append(memory_plan(base, cfg, tokens_per_row).line())
     folder.start(policy, optimizer, notes)
-    reference = open_reference(folder, sampler, val_problems, cfg)
+    opened = Round(cfg, folder, problems, val_problems, prompts, reward_of, policy, sampler, optimizer)
+    opened.reference = open_reference(opened)
+    return opened
 
-    # --- 2. the loop
+
+def open_reference(r: Round) -> dict:
+    """What selection compares with: `reference`, or else a validation of this round's start."""
+    path = Path(r.cfg.reference or r.folder.path / "start.json")
+    if not path.is_file():
+        r.folder.log("measuring the start of the round on the validation problems ...")
+        result, _ = measure(r, "start")
+        write_text(path, json.dumps(result, indent=1) + "\n", status=1)
+    reference = read_eval(path)
+    mine = {"cap": r.cfg.eval_cap, "temperature": r.cfg.eval_temperature, "top_p": r.cfg.eval_top_p}
+    mine |= {"data": r.cfg.val_data, "n_problems": len(r.val_problems), "instruction": INSTRUCTION}
+    if found := differences(reference, mine):
+        die(f"{path} cannot be compared with this round's validations, it has another {'; '.join(found)}")
+    return reference
+
+
+def measure(r: Round, label: str) -> tuple[dict, list[dict]]:
+    """The present policy on the validation problems, its prompt naming the round's cap."""
+    with r.folder.stoppable():
+        return evaluate(r.sampler, r.val_problems, r.cfg, r.cfg.val_data, prompt_cap=r.cfg.cap, label=label)
+
+
+def choose(r: Round) -> tuple[list[dict], dict | None, str]:
+    """(every checkpoint's result, the selected one, why)."""
+    found = r.folder.results()
+    best, why = select(found, r.reference, r.cfg.tolerance)
+    if best and not has_adapter(best):  # only where the one that was kept is damaged
+        best, why = select([result for result in found if has_adapter(result)], r.reference, r.cfg.tolerance)
+    return found, best, why
+
+
+def checkpoint_due(step: int, cfg: Config) -> bool:
+    return step % cfg.checkpoint_every == 0 or step == cfg.steps
+
+
+def validate(r: Round) -> None:
+    """Measures the policy after the last step, and saves it as a checkpoint."""
+    step, clock = r.folder.history[-1], time.time()
+    r.sampler.refresh()
+    result, rows = measure(r, f"validation after step {step.step}")
+    step.val_s = round(time.time() - clock, 3)
+    step.figures |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
+    r.folder.write_log()
+    name = f"step{step.step:04d}"
+    result |= {"step": step.step, "adapter": str(r.folder.path / name)}
+    examples = markdown_of(rows[: 4 * r.cfg.eval_samples : r.cfg.eval_samples], step.step)
+    r.folder.save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
+    _, best, _ = choose(r)
+    r.folder.keep(best["adapter"] if best else "")
+    pass1, tokens = 100 * result["pass@1"], result["mean_tokens"]
+    r.folder.log(f"  validation: pass@1 {pass1:.1f} % | mean tokens {tokens:.0f} | {step.val_s:.0f}s")
+
+
+def train(r: Round) -> str:
+    """The steps of the round; returns why it ended before the last of them, or nothing."""
+    cfg, folder = r.cfg, r.folder
     round_seed = cfg.seed * 1_000_003 + cfg.cap  # each round has its own problems and random numbers
-    micro_tokens, ended_by = cfg.tokens_per_micro_batch, ""
-    first_step, started = folder.last_step + 1, time.time()
+    first_step, started, micro_tokens = folder.last_step + 1, time.time(), cfg.tokens_per_micro_batch
     # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
-    if folder.resume and folder.resume.name.startswith("last") and due(folder.last_step, cfg):
-        validate(folder, sampler, val_problems, reference, cfg)
+    if folder.resume and folder.resume.name.startswith("last") and checkpoint_due(folder.last_step, cfg):
+        validate(r)
     for number in range(first_step, cfg.steps + 1):
-        if cfg.stop_on_collapse and (ended_by := "; ".join(alarms.collapse(folder.history).values())):
-            folder.log(f"collapse: the round ends before step {number}: {ended_by}")
-            break
+        if cfg.stop_on_collapse and (found := alarms.collapse(folder.history)):
+            return "; ".join(found.values())
 
-        # --- 2a. sample: G capped rollouts for each of P problems
+        # --- 1. sample: G capped rollouts for each of P problems
         clock = time.time()
-        batch = batch_of(number, len(problems), cfg.problems_per_step, round_seed)
-        sampler.refresh()
+        batch = batch_of(number, len(r.problems), cfg.problems_per_step, round_seed)
+        r.sampler.refresh()
         with folder.stoppable():
-            rollouts = sampler.sample(
-                [prompts[i] for i in batch], cfg.group, cap=cfg.cap, temperature=cfg.temperature, top_p=cfg.top_p,
+            rollouts = r.sampler.sample(
+                [r.prompts[i] for i in batch], cfg.group, cap=cfg.cap, temperature=cfg.temperature, top_p=cfg.top_p,
                 seed=round_seed * 1_000_000 + number, label=f"step {number}",
             )  # fmt: skip
         sample_s = time.time() - clock
 
-        # --- 2b. score: verdict, reward under the cap, advantage within the group
-        golds = [problems[i]["answer"] for i in batch for _ in range(cfg.group)]
+        # --- 2. score: verdict, reward under the cap, advantage within the group
+        golds = [r.problems[i]["answer"] for i in batch for _ in range(cfg.group)]
         correct = [verdict.correct for verdict in grade(rollouts, golds, cfg.thinking)]
-        scores = []
-        for j, i in enumerate(batch):
-            group = slice(j * cfg.group, (j + 1) * cfg.group)
-            scores.append(reward_of(rollouts[group], correct[group], cfg.cap, problems[i]))
-        rewards = torch.tensor(scores, dtype=torch.float32)                      # (P, G)
+        groups = [slice(j * cfg.group, (j + 1) * cfg.group) for j in range(len(batch))]
+        rewards = [r.reward_of(rollouts[g], correct[g], cfg.cap, r.problems[i]) for i, g in zip(batch, groups)]
+        rewards = torch.tensor(rewards, dtype=torch.float32)                     # (P, G)
         adv = advantages(rewards, cfg.advantage)                                 # (P, G)
 
-        # --- 2c. update
+        # --- 3. update
         clock = time.time()
         if cfg.lr_schedule == "cosine":
-            for part in optimizer.param_groups:
+            for part in r.optimizer.param_groups:
                 part["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / cfg.steps))
         figures, micro_tokens = update_policy(
-            policy, optimizer, rollouts, adv.flatten().tolist(), cfg, micro_tokens, folder.stoppable
+            r.policy, r.optimizer, rollouts, adv.flatten().tolist(), cfg, micro_tokens, folder.stoppable
         )
 
-        # --- 2d. log, with the same names on the line, in log.csv and in TensorBoard
-        n = len(rollouts)
-        step = Step(
-            step=number,
-            reward=rewards.mean().item(),
-            correct=sum(correct) / n,
-            length=sum(len(r.ids) for r in rollouts) / n,
-            over_cap=sum(not r.finished for r in rollouts) / n,
-            dead_groups=int((adv == 0).all(dim=1).sum()),
-            repeated=sum(alarms.repeats(r.ids) for r in rollouts) / n,
-            no_thinking=sum(cfg.thinking and r.finished and alarms.answers_at_once(r.text) for r in rollouts) / n,
-            lr=optimizer.param_groups[0]["lr"],
-            sample_s=round(sample_s, 3),
-            update_s=round(time.time() - clock, 3),
-            figures=figures,
-        )
+        # --- 4. log, with the same names on the line, in log.csv and in TensorBoard
+        step = Step(number, lr=r.optimizer.param_groups[0]["lr"], sample_s=round(sample_s, 3), figures=figures)
+        step.update_s = round(time.time() - clock, 3)
+        step.reward = rewards.mean().item()
+        step.correct = mean(correct)
+        step.length = mean(len(rollout.ids) for rollout in rollouts)
+        step.over_cap = mean(not rollout.finished for rollout in rollouts)
+        step.dead_groups = int((adv == 0).all(dim=1).sum())
+        step.repeated = mean(alarms.repeats(rollout.ids) for rollout in rollouts)
+        step.no_thinking = mean(cfg.thinking and ro.finished and alarms.answers_at_once(ro.text) for ro in rollouts)
         folder.history.append(step)
         folder.write_log()
         seconds_left = (time.time() - started) / (number - first_step + 1) * (cfg.steps - number)
-        folder.log(step.line(cfg.steps, cfg.cap, len(batch), cfg.group, base.device, seconds_left))
+        folder.log(step.line(cfg.steps, cfg.cap, len(batch), cfg.group, r.policy.device, seconds_left))
 
-        # --- 2e. alarms: read from the history, so that a resumed round sees what an unbroken one does
+        # --- 5. alarms: read from the history, so that a resumed round sees what an unbroken one does
         for line in alarms.notes_of(step, cfg.cap) if number == first_step else []:
             folder.log(line)
         for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit):
@@ -498,31 +519,31 @@ def train(cfg: Config, folder: RunFolder) -> None:
         if reason := alarms.reason_to_stop(folder.history, cfg.logp_gap_limit):
             raise Stop(f"error: {reason}", 1)
 
-        # --- 2f. validate and checkpoint
-        if due(number, cfg):
-            validate(folder, sampler, val_problems, reference, cfg)
+        # --- 6. validate and checkpoint
+        if checkpoint_due(number, cfg):
+            validate(r)
+    return ""
 
-    # --- 3. select, among checkpoints that are still what was written
-    for line in set_damaged_aside(folder.path):
-        folder.log(line)
-    found, best, why = choose(folder, reference, cfg.tolerance)
+
+def finish(r: Round, ended_by: str) -> None:
+    """Selects among the checkpoints that are still what was written, and closes the round."""
+    if ended_by:
+        r.folder.log(f"collapse: the round ends early: {ended_by}")
+    for line in set_damaged_aside(r.folder.path):
+        r.folder.log(line)
+    found, best, why = choose(r)
     selection = {
-        "selected": best["adapter"] if best else cfg.init_adapter,
+        "selected": best["adapter"] if best else r.cfg.init_adapter,
         "step": best["step"] if best else None,
         "why": why,
         "ended_by": ended_by,
-        "tolerance": cfg.tolerance,
-        "reference": {k: reference.get(k) for k in ("pass@1", "pass@1_se", "mean_tokens")},
+        "tolerance": r.cfg.tolerance,
+        "reference": {k: r.reference.get(k) for k in ("pass@1", "pass@1_se", "mean_tokens")},
         "checkpoints": found,
-        "seconds": round(sum(step.sample_s + step.update_s + step.val_s for step in folder.history), 1),
+        "seconds": round(sum(step.sample_s + step.update_s + step.val_s for step in r.folder.history), 1),
     }
-    folder.finish(selection)
-    folder.log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
-
-
-def due(step: int, cfg: Config) -> bool:
-    """Whether a checkpoint follows this step."""
-    return step % cfg.checkpoint_every == 0 or step == cfg.steps
+    r.folder.finish(selection)
+    r.folder.log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
 
 
 def main(cfg: Config) -> None:
@@ -531,7 +552,8 @@ def main(cfg: Config) -> None:
         if folder.done:
             print(f"{folder.path} is done: {read_selection(folder.path)['why']}")
         else:
-            train(cfg, folder)
+            opened = open_round(cfg, folder)
+            finish(opened, train(opened))
 
 
 if __name__ == "__main__":

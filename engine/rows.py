@@ -1,4 +1,4 @@
-"""What is being decoded: the requests of one call, and the rows that answer them. The loop over them is sample.Sampler's."""
+"""What is being decoded: the requests of one call, and the rows that answer them. sample.Sampler has the loop."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -2,12 +2,13 @@
 
     python -m engine.schedule bash schedule.sh      # runs that command with the settings in its environment
 
-Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then from
-the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so it is
+Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then
+from the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so it is
 held until the last process that the schedule has started ends.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from engine.files import EvalOptions, die, explained, fcntl, write_text
 
+FROM_SHELL = ("CONFIG", "CAPS", "OUT", "SEED", "MODEL", "REFERENCE")
 # Options that a run folder need not agree with: they move speed and memory only.
 MEMORY = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device"}
 
@@ -30,9 +32,10 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
     given = vars(EvalOptions()) | options
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
     settings |= {"CAPS": environment.get("CAPS") or str(given.get("caps") or "")}
-    settings |= {"SEED": environment.get("SEED") or str(given["seed"]), "MODEL": environment.get("MODEL") or given["model"]}
-    settings |= {"REFERENCE": environment.get("REFERENCE") or "base", "VAL": given["val_data"], "TEST": given["test_data"]}
-    settings |= {"VAL_SAMPLES": str(given["eval_samples"]), "TEST_SAMPLES": str(given["test_samples"])}
+    settings |= {"SEED": environment.get("SEED") or str(given["seed"])}
+    settings |= {"MODEL": environment.get("MODEL") or given["model"], "REFERENCE": environment.get("REFERENCE") or "base"}
+    settings |= {"VAL": given["val_data"], "VAL_SAMPLES": str(given["eval_samples"])}
+    settings |= {"TEST": given["test_data"], "TEST_SAMPLES": str(given["test_samples"])}
     for name in ("CONFIG", "OUT"):  # a name with a dash in front is no option
         settings[name] = "./" + settings[name] if settings[name].startswith("-") else settings[name]
     check_settings(settings)
@@ -104,4 +107,6 @@ def hold(out: Path) -> None:
 if __name__ == "__main__":
     found, config_options = read_settings(dict(os.environ))
     open_folder(found, config_options, fresh=os.environ.get("FRESH", "0") == "1")
-    os.execvpe(sys.argv[1], sys.argv[1:], os.environ | found | {"SCHEDULE": "open", "FRESH": "0"})
+    given = [f"{k}={shlex.quote(os.environ[k])}" for k in FROM_SHELL if os.environ.get(k)]
+    again = {"SCHEDULE": "open", "FRESH": "0", "AGAIN": " ".join([*given, "bash schedule.sh"])}
+    os.execvpe(sys.argv[1], sys.argv[1:], os.environ | found | again)

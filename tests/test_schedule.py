@@ -10,15 +10,15 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from standin import make_r1_standin
+from standin import make_problems, make_r1_standin
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory, shared_rows):
-    """A folder with a blank in its name, a model with R1's tokens and template, and 8 + 2 + 2 AIME problems."""
+def setting(tmp_path_factory):
+    """A folder with a blank in its name, a model with R1's tokens and template, and 8 + 2 + 2 problems."""
     folder = tmp_path_factory.mktemp("a run")
     make_r1_standin(folder / "model", context=4096)
-    for name, rows in (("train", shared_rows("aime_train.jsonl")[:8]), ("val", shared_rows("aime2022.jsonl")[:2]), ("test", shared_rows("aime2024.jsonl")[:2])):
+    for name, rows in (("train", make_problems(8)), ("val", make_problems(2, first=8)), ("test", make_problems(2, first=10))):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     options = {
         "model": str(folder / "model"),
@@ -30,8 +30,8 @@ def setting(tmp_path_factory, shared_rows):
         "checkpoint_every": 1,
         "problems_per_step": 2,
         "group": 2,
-        "val_cap": 48,
-        "val_samples": 2,
+        "eval_cap": 48,
+        "eval_samples": 2,
         "test_samples": 2,
         "lora_r": 8,
         # random weights are never right: pay for repeating a token, so that there is a gradient
@@ -80,7 +80,21 @@ def test_two_rounds_killed_in_between_end_like_an_unbroken_run(setting, tmp_path
     # other settings in the same folder are refused
     other = schedule(setting, tmp_path / "broken", CAPS="35")
     text, _ = other.communicate(timeout=60)
-    assert other.returncode == 2 and "set OUT to a new folder" in text
+    assert other.returncode == 2 and "CAPS: 40 30 there, 35 now" in text and "set OUT to a new folder" in text
+
+
+def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
+    """Model, three problem files, caps: base and rounds are measured alike, or selection would refuse the reference."""
+    lines = {"model": str(setting / "model"), "caps": 40, "reward": "repetition", "reward_options": {"size": 1}, "steps": 1, "group": 2}
+    lines |= {"problems_per_step": 1, "device": "cpu", "lora_r": 8, "eval_cap": 100}
+    files = {f"{name}_data": str(setting / f"{name}.jsonl") for name in ("train", "val", "test")}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(lines | files))
+    run = subprocess.run(["bash", str(ROOT / "schedule.sh")], capture_output=True, text=True, timeout=600, env=os.environ | {
+        "PYTHON": sys.executable, "CONFIG": str(tmp_path / "mine.yaml"), "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    base, start = (json.loads((tmp_path / "out" / path).read_text()) for path in ("base/eval.json", "cap40/selection.json"))
+    assert (base["cap"], base["temperature"], base["top_p"], base["n_samples"]) == (100, 0.6, 0.95, 4)
+    assert start["reference"]["pass@1"] == base["pass@1"] and (tmp_path / "out" / "summary.md").is_file()
 
 
 @pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is no cap"), ("0", "is no cap")])
@@ -94,12 +108,12 @@ def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, w
 # ---------------------------------------------------------------------------------------- the script itself, with stand-ins
 
 STUB = r'''#!REAL
-"""Stands in for python: runs `-c` really, and writes what the scripts would have written."""
+"""Stands in for python: runs engine.schedule really, and writes what the scripts would have written."""
 import json, os, sys, time
 from pathlib import Path
 
-if sys.argv[1] == "-c":
-    os.execv("REAL", ["REAL", *sys.argv[1:]])
+if sys.argv[1:3] == ["-m", "engine.schedule"]:
+    os.execve("REAL", ["REAL", *sys.argv[1:]], os.environ | {"PYTHONPATH": "ROOT"})
 with open(os.environ["CALLS"], "a") as f:
     f.write(json.dumps(sys.argv[1:]) + "\n")
 options = dict(a[2:].split("=", 1) for a in sys.argv[2:] if a.startswith("--") and "=" in a)
@@ -114,7 +128,7 @@ if sys.argv[1] == "train_prune.py" and "--print_config" not in sys.argv:
     step.mkdir(parents=True, exist_ok=True)
     for name in ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json", "checksums.json", "optimizer.pt"):
         (step / name).write_text(name)
-    (out / "selection.json").write_text(json.dumps({"selected": str(step)}))
+    (out / "selected").write_text(f"{step}\n")
 '''
 
 
@@ -124,7 +138,7 @@ def script(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "schedule.sh").write_text((ROOT / "schedule.sh").read_text())
-    (home / "stub").write_text(STUB.replace("REAL", sys.executable))
+    (home / "stub").write_text(STUB.replace("REAL", sys.executable).replace("ROOT", str(ROOT)))
     (home / "stub").chmod(0o755)
     options = {"model": "m", "val_data": "v.jsonl", "test_data": "-t.jsonl", "caps": "40 30"}
 
@@ -153,7 +167,7 @@ def test_any_name_of_folder_and_config_reaches_the_scripts_whole(script, name):
     prefix = "./" if name.startswith("-") else ""
     (first,) = [c for c in calls if any(a.endswith("/cap40") for a in c)]
     assert f"--out_dir={prefix}{name}/cap40" in first and f"--config={prefix}{name}.yaml" in first
-    assert f"--init_adapter={name}/cap40/step0001" in next(c for c in calls if any(a.endswith("/cap30") for a in c))
+    assert any(a in (f"--init_adapter={name}/cap40/step0001", f"--init_adapter=./{name}/cap40/step0001") for a in next(c for c in calls if any(a.endswith("/cap30") for a in c)))
     assert (script.home / name / "final" / "adapter_config.json").is_file()
     assert ["--data=-t.jsonl"] == [a for a in calls[-4] if a.startswith("--data")]
 
@@ -187,7 +201,7 @@ def test_fresh_moves_the_run_folder_and_nothing_else(script):
 @pytest.mark.parametrize("status", ["130", "143"])
 def test_a_round_that_was_stopped_stops_the_schedule_with_its_status(script, status):
     code, text, calls = script(OUT="run", EXIT=status)
-    assert code == int(status) and "to go on: bash schedule.sh" in text
+    assert code == int(status) and "to go on: CONFIG=c.yaml OUT=run bash schedule.sh" in text
     assert not any(a.endswith("/cap30") for c in calls for a in c)
 
 

@@ -120,9 +120,16 @@ class EvalOptions(Options):
     test_data: str = "out/toy_base/test.jsonl"
     """Problems that are measured before and after a schedule."""
     eval_cap: int = 8000
-    """Token cap of an evaluation: what has not ended by then is wrong. The prompt names another, see `prompt_cap`."""
+    """Token cap of an evaluation: what has not ended by then is wrong."""
+    prompt_cap: int = 0
+    """Cap that the prompt of an evaluation names; 0 names the round's own in train_prune.py, `eval_cap` in eval.py.
+    schedule.sh names the last cap throughout, with which the pruned model is used."""
     eval_samples: int = 4
     """Answers per problem in a validation; the paper takes 16."""
+    reference_samples: int = 32
+    """Answers per problem where the reference is measured, which every selection leans on."""
+    confirm_samples: int = 16
+    """Fresh answers per problem to measure the winner of a round again; 0 believes the validation, as the paper."""
     test_samples: int = 16
     """Answers per problem in schedule.sh's test."""
     eval_temperature: float = 0.6

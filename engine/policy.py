@@ -149,6 +149,15 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
     return policy.train(), tokenizer
 
 
+def load_adapter(policy, folder: str) -> None:
+    """Puts a checkpoint's weights into the policy's adapter."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    check_adapter(folder)
+    set_peft_model_state_dict(policy, load_file(os.path.join(folder, "adapter_model.safetensors")))
+
+
 @contextlib.contextmanager
 def start_of_round(policy):
     """Puts the round's start in the adapter's place: the frozen second adapter, or in round 1 none at all."""

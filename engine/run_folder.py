@@ -198,8 +198,8 @@ class RunFolder:
         self.saved = self.last_step
         return self.path / name
 
-    def keep(self, best: str) -> None:
-        """Keeps the newest two checkpoints whole, and the adapter of the folder `best`; the others as figures."""
+    def keep(self, best: list[str]) -> None:
+        """Keeps the newest two checkpoints whole, and the adapters of the folders in `best`; the others as figures."""
         checkpoints.thin_out(self.path, best)
         checkpoints.drop_last(self.path)
 

@@ -3,8 +3,8 @@
     python -m engine.schedule bash schedule.sh      # runs that command with the settings in its environment
 
 Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then
-from the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so it is
-held until the last process that the schedule has started ends.
+from the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so
+it is held until the last process that the schedule has started ends.
 """
 
 import os
@@ -33,8 +33,9 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
     settings |= {"CAPS": environment.get("CAPS") or str(given.get("caps") or "")}
     settings |= {"SEED": environment.get("SEED") or str(given["seed"])}
-    settings |= {"MODEL": environment.get("MODEL") or given["model"], "REFERENCE": environment.get("REFERENCE") or "base"}
-    settings |= {"VAL": given["val_data"], "VAL_SAMPLES": str(given["eval_samples"])}
+    settings |= {"MODEL": environment.get("MODEL") or given["model"]}
+    settings |= {"REFERENCE": environment.get("REFERENCE") or "base"}
+    settings |= {"VAL": given["val_data"], "REFERENCE_SAMPLES": str(given["reference_samples"])}
     settings |= {"TEST": given["test_data"], "TEST_SAMPLES": str(given["test_samples"])}
     for name in ("CONFIG", "OUT"):  # a name with a dash in front is no option
         settings[name] = "./" + settings[name] if settings[name].startswith("-") else settings[name]

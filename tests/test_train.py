@@ -21,7 +21,7 @@ from engine import checkpoints, files, rows
 from engine.files import Options, lock, parse, write_checksums
 from engine.memory import micro_batches
 from engine.policy import fingerprint, load_policy, token_logp
-from sample import Rollout, Sampler, load_problems
+from sample import Sampler, load_problems
 from standin import make_r1_standin, make_tiny, with_lora
 from train_prune import Config, advantages, batch_of, policy_loss, update_policy
 

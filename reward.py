@@ -28,7 +28,6 @@ import math
 import operator
 import os
 import queue
-import random
 import re
 import subprocess
 import sys
@@ -173,12 +172,13 @@ _SYNONYMS = {command: new for commands, new in [
     ("dfrac tfrac cfrac", r"\frac"), ("dbinom tbinom", r"\binom"), ("bar dot", r"\overline"), ("quad qquad", " "),
     ("leq leqslant leqq", r"\le"), ("geq geqslant geqq", r"\ge"), ("neq", r"\ne"), ("lt", "<"), ("gt", ">"),
     ("vert lvert rvert mid", "|"), ("ldots cdots dotsc dotsb", r"\dots"), ("varnothing", r"\emptyset"), ("colon", ":"),
-    ("degree", r"^\circ"), ("lbrace", r"\{"), ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
+    ("lfloor", r"\floor("), ("lceil", r"\ceil("), ("rfloor rceil", ")"), ("degree", r"^\circ"), ("lbrace", r"\{"), ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
     for command in commands.split()}
 _CURRENCY = r"\\(\$|euro|pounds|yen)(?![A-Za-z]) ?"
 # What it looks for, what it puts there; then an answer before and after this rule alone. They work in this order.
 _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"\\([A-Za-z]+)", lambda m: _SYNONYMS.get(m[1], m[0]), r"\left(\dfrac12\right)", r"(\frac12)"),
+    (r" ?\*\* ?", "^", "x**2", "x^2"),
     (r"\\not ?=|!=", r"\\ne ", r"x\not=2", r"x\ne 2"),
     (r"<=", r"\\le ", "x<=2", r"x\le 2"),
     (r">=", r"\\ge ", "x>=2", r"x\ge 2"),
@@ -197,12 +197,13 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (rf"{_CURRENCY}$", r"\\text{\1}", r"25\$", r"25\text{$}"),
     (r"\\?%", r"\\text{percent}", r"25\%", r"25\text{percent}"),
     (r"\^ ?\{? ?\\circ ?\}? ?(?:\\text\{ ?([CF]) ?\}|([CF])\b)?", r"\\text{degree \1\2}", r"25^\circ C", r"25\text{degree C}"),
-    (r"^(.*[\d})]) ?\b([A-Za-z][A-Za-z ./^{}\d]*)$", lambda m: _mark_unit(m), "25 cm^2", r"25\text{cm^2}"),
+    (r"^(.*(?:[\d})]|\\pi)) ?\b([A-Za-z][A-Za-z ./^{}\d]*)$", lambda m: _mark_unit(m), "25 cm^2", r"25\text{cm^2}"),
     (r"(\\text\{[^{}]*\}|\\[A-Za-z]+ +(?=[A-Za-z])|\d +(?=\.?\d)|[A-Za-z]{2,} +(?=[A-Za-z]{2}))| ", r"\1", r"\pi r - 2 x", r"\pi r-2x"),
     (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1", r"(\text{B})", "(B)"),
     (r"(\d*)\.(\d*)\\overline\{(\d+)\}", lambda m: _repeating(m[1] + m[2], m[2], m[3]), r"0.1\overline{6}", r"\frac{15}{90}"),
     (r"\\frac ?(\w|\\pi)(?!\})", r"\\frac{\1}", r"\frac12", r"\frac{1}2"),
     (r"(\\frac\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})(\w|\\pi)", r"\1{\2}", r"\frac{1}2", r"\frac{1}{2}"),
+    (r"(?<!\\)\|([^|]+)\|", r"\\abs(\1)", "|x|", r"\abs(x)"),
     (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", lambda m: m[0] if int(m[2]) >= int(m[3]) else rf"({m[1]}+\frac{{{m[2]}}}{{{m[3]}}})",
      r"-1\frac{1}{2}", r"-(1+\frac{1}{2})"),        # but 1\frac{5}{2} is no mixed number
     (r"\\sqrt ?(\d+)", r"\\sqrt{\1}", r"\sqrt20", r"\sqrt{20}"),
@@ -251,8 +252,8 @@ def same_number(answer, gold, ask):
 _UNITS = {spelling: spellings.split()[0] for spellings in (
     "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "kg kilogram",
     "g gram", "in inch", "ft foot feet", "yd yard", "mi mile", "h hour hr", "min minute", "s second sec", "day", "week",
-    "month", "year", "dollar $", "cent", "euro", "pound lb", "yen", "degree", "radian rad", "L liter litre", "mph", "unit",
-    "people", "point", "percent", "square sq", "cubic cu", "per") for spelling in spellings.split()}
+    "month", "year", "dollar $", "cent", "euro", "pound lb", "yen", "degree", "radian rad", "L liter litre", "unit",
+    "people", "point", "percent", "square sq", "cubic cu", "per") for spelling in spellings.split()} | {"mph": "mi h"}
 _NO_UNIT = set("""no not or and is but if plus minus negative time half halve dozen tenth hundred hundredth thousand
     thousandth million billion trillion squared cubed factorial of than les more most least over under below above choose
     mod modulo pi wrong false never zero one two three four five six seven eight nine ten""".split())
@@ -261,7 +262,8 @@ _NO_UNIT = set("""no not or and is but if plus minus negative time half halve do
 def _singular(word: str) -> str:
     """Inches is inch, but mW is not MW."""
     word = word if word in _UNITS or len(word) < 4 else word.lower()
-    return next((w for w in (word, word[:-1], word[:-2]) if w in _UNITS), word[:-1] if word[3:].endswith("s") else word)
+    stems = [word] + [word[:-len(end)] for end in ("s", "es") if word[2:].endswith(end)]
+    return next((stem for stem in stems if stem in _UNITS), stems[len(word) > 3 and len(stems) > 1])
 
 
 def _mark_unit(found: re.Match) -> str:
@@ -269,7 +271,7 @@ def _mark_unit(found: re.Match) -> str:
     value, unit = found.groups()
     known = all(_singular(word) in _UNITS and (len(word) > 1 or "/" in unit) for word in re.findall("[A-Za-z]+", unit))
     noun = found[0][len(value)] == " " and re.fullmatch("[a-z]*[aeiou][a-z]*[b-z]s", unit) and len(unit) > 4
-    variables = re.search(r"(?<![\\A-Za-z])[A-Za-z]", value)
+    variables = re.search(r"(?<![\\A-Za-z])[A-Za-z]", value.rpartition("=")[2])
     return found[0] if variables or not (known or noun) else rf"{value}\text{{{unit}}}"
 
 
@@ -277,7 +279,7 @@ def _cut_unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{square inches} into 25 and "in 2": the unit's words, short and singular, and its power."""
     found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))(\\text\{[^{}]+(?:\{\d\})?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
     words = [_singular(word) for word in re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$]", found[2])] if found else []
-    if not 1 <= len(words) <= 4 or any(word.lower() in _NO_UNIT for word in words):
+    if not 1 <= len(words) <= 4 or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text) or any(word.lower() in _NO_UNIT for word in words):
         return text, ""
     powers = ["2"] * ("square" in words or "sq" in words) + ["3"] * ("cubic" in words)
     words = [_UNITS.get(word, word) for word in words]
@@ -292,14 +294,15 @@ def same_unit(answer, gold, ask):
 
 
 # What may stand before = or \in as a name: x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}
-_NAME = re.compile(r"(?:\\(?:angle|triangle|alpha|beta|gamma|theta|lambda|mu|phi|omega) ?)?[A-Za-z]{0,9}(?:_\{[^{}]+\})?'?"
-                   r"(?:\([\w,|]+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}")
+_NAME = re.compile(r"(?!\(\d)(?:\\(?:angle|triangle|alpha|beta|gamma|theta|lambda|mu|phi|omega) ?)?[A-Za-z]{0,9}(?:_\{[^{}]+\})?'?"
+                   r"(?:\([\w,|]+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)")
 
 
 def same_set(answer, gold, ask):
     r"""x \in [1,2] is [1,2], but not y \in [1,2]."""
-    cut = [text.split(r"\in ") if text.count(r"\in ") == 1 else ["", text] for text in (answer, gold)]
-    (name, value), (gold_name, gold_value) = cut
+    cut = [re.split(r"\\in(?![A-Za-z]) ?", text) for text in (answer, gold)]
+    (name, value), (gold_name, gold_value) = [pieces if len(pieces) == 2 else ("", text)
+                                              for pieces, text in zip(cut, (answer, gold))]
     if (name or gold_name) and _NAME.fullmatch(name) and _NAME.fullmatch(gold_name):
         return (name == gold_name or not name or not gold_name) and _same(value, gold_value, ask)
 
@@ -377,15 +380,16 @@ def same_relation(answer, gold, ask):
         return False
     if "=" not in signs and all(_same(a, g, ask) for a, g in zip(sides, gold_sides)):
         return True
-    pairs = [[texts[i] + sign + texts[i + 1] for texts in (sides, gold_sides)] for i, sign in enumerate(signs)]
+    pairs = [[f"{texts[i]}{sign} {texts[i + 1]}" for texts in (sides, gold_sides)] for i, sign in enumerate(signs)]
     return (len(signs) == 1 or "=" not in signs) and None not in map(_read, sides + gold_sides) and all(ask(*pair) for pair in pairs)
 
 
 def same_formula(answer, gold, ask):
     r"""b+a = a+b and \frac{7!}{16} = 315, if both are understood to the last sign."""
-    if any(re.fullmatch("[A-Za-z ]{2,}|[A-Zj-zabcdfgh]", text) and text not in other + " " * (len(text) < 2 and other.isalpha())
-           for text, other in ((answer, gold), (gold, answer))):
-        return None                                   # a word, or the letter of a choice
+    for text, other in (answer, gold), (gold, answer):
+        if re.fullmatch(r"[A-Za-z ]+|[A-Za-z]{4,}[A-Za-z' -]*", text) and text not in ("i", "e") and not (
+                set(text) <= set(other) and not other.isalpha()):
+            return None                               # words, or the letter of a choice
     a, g = _read(answer), _read(gold)
     if a is None or g is None:
         return None
@@ -415,7 +419,7 @@ _LETTER = (r"(?:[A-Za-z]|\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|
 _NUMBER = r"\d+\.?\d*|\.\d+"
 _FUNCTIONS = {"\\" + name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp log floor ceil abs".split()} | {
     r"\ln": "ln", r"\lg": "log", r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan"}
-_TOKEN = re.compile(rf"{_LETTER}|{_NUMBER}|\\sqrt\[\d\]|\\[A-Za-z]+|\S")
+_TOKEN = re.compile(rf"\\text\{{degree \}}|{_LETTER}|{_NUMBER}|\\sqrt\[\d\]|\\[A-Za-z]+|\S")
 _DERIVATIVE = re.compile(r"(?:\\partial|(?<![A-Za-z\\])d)[^,=]*?(?:\}\{|/)\(?(?:\\partial|d(?=[A-Za-z\\]))")
 
 
@@ -488,6 +492,8 @@ class _Reader:
         tree = self.atom()
         if self.take("!"):
             tree = "!", tree
+        if self.take(r"\\text\{degree \}"):
+            tree = "*", tree, ("/", r"\pi", Fraction(180))
         if self.take(r"\^"):
             tree = "^", tree, self.argument()
         return tree
@@ -548,7 +554,7 @@ def _value(tree, letters: dict, digits: int = 0):
     if isinstance(tree, str):
         return letters[tree] if tree in letters else _unread()
     name, *args = tree[0], *(_value(part, letters, digits) for part in tree[1:])
-    largest = digits or 20_000                        # bits; with digits, a third of them: differences stay visible
+    largest = digits or 40_000                        # bits; with digits, a third of them: differences stay visible
     if all(isinstance(x, Fraction) for x in args):
         whole = [int(x) if x.denominator == 1 else None for x in args]
         size = [max(x.numerator.bit_length(), x.denominator.bit_length()) for x in args]
@@ -600,6 +606,8 @@ def symbolic(answer: str, gold: str) -> bool:
     >>> symbolic("(a+b)^{2}", "a^{2}+2ab+b^{2}"), symbolic("y=2x+1", "2x-y+1=0"), symbolic("x<1", "1<x")
     (True, True, False)
     """
+    import random
+
     import mpmath
     (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
     if signs != gold_signs or len(signs) > 1 or None in (trees := [_read(side) for side in sides + gold_sides]):

@@ -175,6 +175,30 @@ _SYNONYMS = {command: new for commands, new in [
     ("lfloor", r"\floor("), ("lceil", r"\ceil("), ("rfloor rceil", ")"), ("degree", r"^\circ"), ("lbrace", r"\{"), ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
     for command in commands.split()}
 _CURRENCY = r"\\(\$|euro|pounds|yen)(?![A-Za-z]) ?"
+
+
+def _mixed(found: re.Match) -> str:
+    r"""1\frac{1}{2} is a sum; 20\frac{5}{1} is no mixed number."""
+    whole, above, below = found.groups()
+    return rf"({whole}+\frac{{{above}}}{{{below}}})" if int(above) < int(below) else found[0]
+
+
+def _repeating(found: re.Match) -> str:
+    r"""0.1\overline{6} is (16 - 1) / 90."""
+    whole, places, cycle = found.groups()
+    above = int(whole + places + cycle) - int(whole + places or 0)
+    return rf"\frac{{{above}}}{{{10 ** len(places) * (10 ** len(cycle) - 1)}}}"
+
+
+def _mark_unit(found: re.Match) -> str:
+    r"""Puts bare units in \text: 25 cm^2, 9.8 m/s^2, 25 apples. Other letters are variables, as in 2ab and 3n+2m."""
+    value, unit = found.groups()
+    known = all(_singular(word) in _UNITS and (len(word) > 1 or "/" in unit) for word in re.findall("[A-Za-z]+", unit))
+    noun = found[0][len(value)] == " " and re.fullmatch("[a-z]*[aeiou][a-z]*[b-z]s", unit) and len(unit) > 4
+    variables = re.search(r"(?<![\\A-Za-z])[A-Za-z]", value.rpartition("=")[2])
+    return found[0] if variables or not (known or noun) else rf"{value}\text{{{unit}}}"
+
+
 # What it looks for, what it puts there; then an answer before and after this rule alone. They work in this order.
 _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"\\([A-Za-z]+)", lambda m: _SYNONYMS.get(m[1], m[0]), r"\left(\dfrac12\right)", r"(\frac12)"),
@@ -197,26 +221,23 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (rf"{_CURRENCY}$", r"\\text{\1}", r"25\$", r"25\text{$}"),
     (r"\\?%", r"\\text{percent}", r"25\%", r"25\text{percent}"),
     (r"\^ ?\{? ?\\circ ?\}? ?(?:\\text\{ ?([CF]) ?\}|([CF])\b)?", r"\\text{degree \1\2}", r"25^\circ C", r"25\text{degree C}"),
-    (r"^(.*(?:[\d})]|\\pi)) ?\b([A-Za-z][A-Za-z ./^{}\d]*)$", lambda m: _mark_unit(m), "25 cm^2", r"25\text{cm^2}"),
+    (r"^(.*(?:[\d})]|\\pi)) ?\b([A-Za-z][A-Za-z ./^{}\d]*)$", _mark_unit, "25 cm^2", r"25\text{cm^2}"),
     (r"(\\text\{[^{}]*\}|\\[A-Za-z]+ +(?=[A-Za-z])|\d +(?=\.?\d)|[A-Za-z]{2,} +(?=[A-Za-z]{2}))| ", r"\1", r"\pi r - 2 x", r"\pi r-2x"),
     (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1", r"(\text{B})", "(B)"),
-    (r"(\d*)\.(\d*)\\overline\{(\d+)\}", lambda m: _repeating(m[1] + m[2], m[2], m[3]), r"0.1\overline{6}", r"\frac{15}{90}"),
-    (r"\\frac ?(\w|\\pi)(?!\})", r"\\frac{\1}", r"\frac12", r"\frac{1}2"),
+    (r"(\d*)\.(\d*)\\overline\{(\d+)\}", _repeating, r"0.1\overline{6}", r"\frac{15}{90}"),
+    (r"\\frac ?(\w|\\pi)", r"\\frac{\1}", r"\frac12", r"\frac{1}2"),
     (r"(\\frac\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})(\w|\\pi)", r"\1{\2}", r"\frac{1}2", r"\frac{1}{2}"),
     (r"(?<!\\)\|([^|]+)\|", r"\\abs(\1)", "|x|", r"\abs(x)"),
-    (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", lambda m: m[0] if int(m[2]) >= int(m[3]) else rf"({m[1]}+\frac{{{m[2]}}}{{{m[3]}}})",
-     r"-1\frac{1}{2}", r"-(1+\frac{1}{2})"),        # but 1\frac{5}{2} is no mixed number
+    (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed, r"-1\frac{1}{2}", r"-(1+\frac{1}{2})"),
     (r"\\sqrt ?(\d+)", r"\\sqrt{\1}", r"\sqrt20", r"\sqrt{20}"),
     (r"([_^]) ?(-?\d+|[A-Za-z]|\\[a-z]+(?![a-z{]))", r"\1{\2}", "x^10", "x^{10}"),
     (r"^(?:\{(\w+)\}|\((\w+)\)|\\text\{(\w+)\})(?=_\{\d+\}$)", r"\1\2\3", "(52)_{8}", "52_{8}"),
     (r"(?:^|(?<=[=(\[,{]))([+-]?[\d.]+)[eE]([+-]?\d{1,3})(?=$|[)\],}])", r"\1\\times10^{\2}", "1.5e-3", r"1.5\times10^{-3}"),
     (r"(^|[=(\[,{])\+", r"\1", r"[0,+\infty)", r"[0,\infty)"),
+    (r"(^|\\in)\\mathbb\{R\}(?:\\setminus\\\{([^{},]+)\\\})?$",
+     lambda m: m[1] + (rf"(-\infty,{m[2]})\cup({m[2]},\infty)" if m[2] else r"(-\infty,\infty)"), r"\mathbb{R}", r"(-\infty,\infty)"),
     (r"^\\\{\\\}$", r"\\emptyset ", r"\{\}", r"\emptyset "),
     (r"(^|=|\\in)\\\{(.*)\\\}$", r"\1{\2}", r"x\in\{1,2\}", r"x\in{1,2}")]]
-
-
-def _repeating(start: str, places: str, cycle: str) -> str:
-    return rf"\frac{{{int(start + cycle) - int(start or 0)}}}{{{10 ** len(places) * (10 ** len(cycle) - 1)}}}"
 
 
 def _tidy(text: str) -> str:
@@ -248,6 +269,77 @@ def same_number(answer, gold, ask):
         return Fraction(answer) == Fraction(gold)
 
 
+def same_unit(answer, gold, ask):
+    r"""25 = 25\text{ cm}; but 25\text{ m} is not 25\text{ cm}, and 25\text{ million} is not 25."""
+    (value, unit), (gold_value, gold_unit) = _cut_unit(answer), _cut_unit(gold)
+    if unit or gold_unit:
+        return (unit == gold_unit or not unit or not gold_unit) and _same(value, gold_value, ask)
+
+
+def same_set(answer, gold, ask):
+    r"""x \in [1,2] is [1,2], but not y \in [1,2]."""
+    (name, value), (gold_name, gold_value) = [pieces if len(pieces) == 2 else ("", "".join(pieces)) for pieces in
+                                              (re.split(r"\\in(?![A-Za-z]) ?", text) for text in (answer, gold))]
+    if (name or gold_name) and _NAME.fullmatch(name) and _NAME.fullmatch(gold_name):
+        return (name == gold_name or not name or not gold_name) and _same(value, gold_value, ask)
+
+
+def same_parts(answer, gold, ask):
+    """Lists, sets and unions have no order; pairs, intervals and matrices do. Each part of the gold serves once."""
+    (kind, parts), (gold_kind, gold_parts) = _parts(answer), _parts(gold)
+    if (parts, gold_parts) == ([answer], [gold]) or kind != gold_kind and "=" in answer + gold:
+        return None                                   # nothing came apart, or (x,y) = (1,2)
+    if kind != gold_kind or len(parts) != len(gold_parts):
+        return False
+    for part in parts:
+        rest = gold_parts if kind in (",", r"\cup") else gold_parts[:1]
+        if (match := next((g for g in rest if _same(part, g, ask)), None)) is None:
+            return False
+        gold_parts.remove(match)
+    return True
+
+
+def same_relation(answer, gold, ask):
+    """x=5 is 5, but not y=5; 26=25 is not 25. An inequality equals only an inequality."""
+    (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
+    if not signs and not gold_signs:
+        return None
+    if set(signs + gold_signs) == {"="} and not (signs and gold_signs):
+        chain, value = (sides, gold) if signs else (gold_sides, answer)
+        while chain[1:] and _NAME.fullmatch(chain[0]):                   # every side but the name must be the value
+            chain = chain[1:]
+        return all(_same(side, value, ask) for side in chain)
+    if signs[:1] == gold_signs[:1] == ["="] and sides[0] == gold_sides[0] and _NAME.fullmatch(sides[0]):
+        return _same(answer.partition("=")[2], gold.partition("=")[2], ask)
+    if signs != gold_signs or "=" in signs[1:] or None in map(_read, sides + gold_sides):
+        return signs == gold_signs and "=" not in signs and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
+    pairs = [[f"{all_sides[i]}{sign} {all_sides[i + 1]}" for all_sides in (sides, gold_sides)] for i, sign in enumerate(signs)]
+    return all(ask(*pair) for pair in pairs)
+
+
+def same_formula(answer, gold, ask):
+    r"""b+a = a+b and \frac{7!}{16} = 315, if both are understood to the last sign."""
+    for text, other in (answer, gold), (gold, answer):
+        if re.fullmatch(r"[A-Za-z ]+|[A-Za-z]{4,}[A-Za-z' -]*", text) and text not in ("i", "e") and (
+                other.isalpha() or not set(text) <= set(other)):
+            return None                               # words, or the letter of a choice
+    a, g = _read(answer), _read(gold)
+    if a is None or g is None:
+        return None
+    try:
+        return a == g or _value(a, {}) == _value(g, {})                  # both rational
+    except ZeroDivisionError:
+        return False
+    except Unread:
+        return ask(answer, gold)
+
+
+def same_words(answer, gold, ask):
+    """Case is ignored in words, not in letters."""
+    word = re.fullmatch(r"[A-Za-z][A-Za-z' -]{3,}|(?i:yes|no|odd)", gold)
+    return bool(word) and answer.replace(" ", "").lower() == gold.replace(" ", "").lower()
+
+
 # Units by their short names. Words that change or deny the number before them are no units.
 _UNITS = {spelling: spellings.split()[0] for spellings in (
     "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "kg kilogram",
@@ -266,15 +358,6 @@ def _singular(word: str) -> str:
     return next((stem for stem in stems if stem in _UNITS), stems[len(word) > 3 and len(stems) > 1])
 
 
-def _mark_unit(found: re.Match) -> str:
-    r"""Puts bare units in \text: 25 cm^2, 9.8 m/s^2, 25 apples. Other letters are variables, as in 2ab and 3n+2m."""
-    value, unit = found.groups()
-    known = all(_singular(word) in _UNITS and (len(word) > 1 or "/" in unit) for word in re.findall("[A-Za-z]+", unit))
-    noun = found[0][len(value)] == " " and re.fullmatch("[a-z]*[aeiou][a-z]*[b-z]s", unit) and len(unit) > 4
-    variables = re.search(r"(?<![\\A-Za-z])[A-Za-z]", value.rpartition("=")[2])
-    return found[0] if variables or not (known or noun) else rf"{value}\text{{{unit}}}"
-
-
 def _cut_unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{square inches} into 25 and "in 2": the unit's words, short and singular, and its power."""
     found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))(\\text\{[^{}]+(?:\{\d\})?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
@@ -286,25 +369,10 @@ def _cut_unit(text: str) -> tuple[str, str]:
     return found[1], " ".join([word for word in words if word not in ("square", "cubic", "per")] + powers)
 
 
-def same_unit(answer, gold, ask):
-    r"""25 = 25\text{ cm}; but 25\text{ m} is not 25\text{ cm}, and 25\text{ million} is not 25."""
-    (value, unit), (gold_value, gold_unit) = _cut_unit(answer), _cut_unit(gold)
-    if unit or gold_unit:
-        return (unit == gold_unit or not unit or not gold_unit) and _same(value, gold_value, ask)
-
-
-# What may stand before = or \in as a name: x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}
-_NAME = re.compile(r"(?!\(\d)(?:\\(?:angle|triangle|alpha|beta|gamma|theta|lambda|mu|phi|omega) ?)?[A-Za-z]{0,9}(?:_\{[^{}]+\})?'?"
-                   r"(?:\([\w,|]+\))?|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)")
-
-
-def same_set(answer, gold, ask):
-    r"""x \in [1,2] is [1,2], but not y \in [1,2]."""
-    cut = [re.split(r"\\in(?![A-Za-z]) ?", text) for text in (answer, gold)]
-    (name, value), (gold_name, gold_value) = [pieces if len(pieces) == 2 else ("", text)
-                                              for pieces, text in zip(cut, (answer, gold))]
-    if (name or gold_name) and _NAME.fullmatch(name) and _NAME.fullmatch(gold_name):
-        return (name == gold_name or not name or not gold_name) and _same(value, gold_value, ask)
+# What may stand before = or \in as a name, or nothing: x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
+_GREEK = r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)(?![A-Za-z])"
+_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|{_GREEK})(?:_\{{[^{{}}]+\}})?'?(?:\([\w,|]+\))?"
+                   r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)|")
 
 
 def _depths(text: str) -> list[int]:
@@ -335,24 +403,9 @@ def _parts(text: str) -> tuple[str, list[str]]:
         return brackets, parts
     if len(parts := _split(text, r"\\cup(?![A-Za-z])")) > 1:
         return r"\cup", parts
-    parts = [re.sub(r"\\(pm|mp) ?(?![A-Za-z])|\\(pm|mp) ", sign, part, count=1) for part in _split(text, ",")
-             for sign in ("+-" if re.search(r"\\(pm|mp)(?![A-Za-z])", part) else "+")]
+    both = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")   # \pm is two values
+    parts = [both.sub(sign, part, count=1) for part in _split(text, ",") for sign in ("+-" if both.search(part) else "+")]
     return "," if len(parts) > 1 else "", parts
-
-
-def same_parts(answer, gold, ask):
-    """Lists, sets and unions have no order; pairs, intervals and matrices do. Each part of the gold serves once."""
-    (kind, parts), (gold_kind, gold_parts) = _parts(answer), _parts(gold)
-    if (parts, gold_parts) == ([answer], [gold]) or kind != gold_kind and "=" in answer + gold:
-        return None                                   # nothing came apart, or (x,y) = (1,2)
-    if kind != gold_kind or len(parts) != len(gold_parts):
-        return False
-    for part in parts:
-        rest = gold_parts if kind in (",", r"\cup") else gold_parts[:1]
-        if (match := next((g for g in rest if _same(part, g, ask)), None)) is None:
-            return False
-        gold_parts.remove(match)
-    return True
 
 
 def _sides(text: str) -> tuple[list[str], list[str]]:
@@ -364,61 +417,16 @@ def _sides(text: str) -> tuple[list[str], list[str]]:
     return sides, signs
 
 
-def same_relation(answer, gold, ask):
-    """x=5 is 5, but not y=5; 26=25 is not 25. An inequality equals only an inequality."""
-    (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
-    if not signs and not gold_signs:
-        return None
-    if set(signs + gold_signs) == {"="} and not (signs and gold_signs):
-        chain, value = (sides, gold) if signs else (gold_sides, answer)
-        while chain[1:] and _NAME.fullmatch(chain[0]):                   # every side but the name must be the value
-            chain = chain[1:]
-        return all(_same(side, value, ask) for side in chain)
-    if signs[:1] == gold_signs[:1] == ["="] and sides[0] == gold_sides[0] and _NAME.fullmatch(sides[0]):
-        return _same(answer.partition("=")[2], gold.partition("=")[2], ask)
-    if signs != gold_signs:
-        return False
-    if "=" not in signs and all(_same(a, g, ask) for a, g in zip(sides, gold_sides)):
-        return True
-    pairs = [[f"{texts[i]}{sign} {texts[i + 1]}" for texts in (sides, gold_sides)] for i, sign in enumerate(signs)]
-    return (len(signs) == 1 or "=" not in signs) and None not in map(_read, sides + gold_sides) and all(ask(*pair) for pair in pairs)
-
-
-def same_formula(answer, gold, ask):
-    r"""b+a = a+b and \frac{7!}{16} = 315, if both are understood to the last sign."""
-    for text, other in (answer, gold), (gold, answer):
-        if re.fullmatch(r"[A-Za-z ]+|[A-Za-z]{4,}[A-Za-z' -]*", text) and text not in ("i", "e") and not (
-                set(text) <= set(other) and not other.isalpha()):
-            return None                               # words, or the letter of a choice
-    a, g = _read(answer), _read(gold)
-    if a is None or g is None:
-        return None
-    if a == g:
-        return True
-    try:
-        return _value(a, {}) == _value(g, {})         # both rational
-    except ZeroDivisionError:
-        return False
-    except Unread:
-        return ask(answer, gold)
-
-
-def same_words(answer, gold, ask):
-    """Case is ignored in words, not in letters."""
-    word = re.fullmatch(r"[A-Za-z][A-Za-z' -]{3,}|(?i:yes|no|odd)", gold)
-    return bool(word) and answer.replace(" ", "").lower() == gold.replace(" ", "").lower()
-
-
 # ------------------------------------------------------------------------------------------ formulas
 class Unread(ValueError):
     """Not understood to the last sign, or too large: such a text is compared as text."""
 
 
-_LETTER = (r"(?:[A-Za-z]|\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)"
-           r"(?![A-Za-z]))(?:_\{[^{}]*\})?")          # x_{max} is one letter
+_LETTER = rf"(?:[A-Za-z]|{_GREEK})(?:_\{{[^{{}}]*\}})?"                   # x_{{max}} is one letter
 _NUMBER = r"\d+\.?\d*|\.\d+"
 _FUNCTIONS = {"\\" + name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp log floor ceil abs".split()} | {
     r"\ln": "ln", r"\lg": "log", r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan"}
+_FUNCTION = "|".join(re.escape(name) for name in _FUNCTIONS)
 _TOKEN = re.compile(rf"\\text\{{degree \}}|{_LETTER}|{_NUMBER}|\\sqrt\[\d\]|\\[A-Za-z]+|\S")
 _DERIVATIVE = re.compile(r"(?:\\partial|(?<![A-Za-z\\])d)[^,=]*?(?:\}\{|/)\(?(?:\\partial|d(?=[A-Za-z\\]))")
 
@@ -437,58 +445,51 @@ def _read(text: str):
 
 
 class _Reader:
-    """A sum of products of powers of atoms; each method reads one of these and returns its tree."""
+    """A sum of products of powers of atoms: each method reads one of these and returns its tree."""
 
     def __init__(self, text: str):
-        self.tokens = [*_TOKEN.findall(text), ""]
-        self.at = 0
+        self.tokens, self.at = [*_TOKEN.findall(text), ""], 0
 
     def next(self, pattern: str) -> bool:
         return re.fullmatch(pattern, self.tokens[self.at]) is not None
 
-    def take(self, pattern: str, must: bool = False) -> str:
-        """Returns the next token and goes on if it matches, else "" or, if it must, raises Unread."""
-        if not self.next(pattern):
-            if must:
-                raise Unread
-            return ""
-        self.at += 1
-        return self.tokens[self.at - 1]
+    def take(self, pattern: str) -> str:
+        """Returns the next token and goes on if it matches, else returns ""."""
+        found = self.next(pattern)
+        self.at += found
+        return self.tokens[self.at - 1] if found else ""
+
+    def refuse(self):
+        raise Unread
 
     def whole(self):
         tree = self.sum()
-        if self.at < len(self.tokens) - 1:
-            raise Unread
-        return tree
+        return tree if self.at == len(self.tokens) - 1 else self.refuse()
 
     def sum(self):
         tree = self.product()
         while sign := self.take("[+-]"):
-            tree = (sign, tree, self.product())
+            tree = sign, tree, self.product()
         return tree
 
     def product(self):
         tree = self.power()
         while True:
-            if self.take(r"\*|\\cdot|\\times"):
-                tree = ("*", tree, self.power())
+            side_by_side = self.next(rf"{_NUMBER}|{_LETTER}|[({{]|\\frac|\\binom|\\sqrt.*|{_FUNCTION}")
+            if side_by_side and (self.next(_NUMBER) and self.tokens[self.at - 1] != ")" or self.next(r"\{")):
+                self.refuse()                         # (n-2)2 is a product; 20 5, x2 and 20{5} are nothing
+            if side_by_side or self.take(r"\*|\\cdot|\\times"):
+                tree = "*", tree, self.power()
             elif self.take(r"/|\\div"):
-                tree = ("/", tree, self.power())
-                if self.factor_follows():             # 1/2x may be meant either way
-                    raise Unread
-            elif self.factor_follows():
-                if self.next(_NUMBER) and self.tokens[self.at - 1] != ")" or self.next(r"\{"):
-                    raise Unread                      # (n-2)2 is a product; 20 5, x2 and 20{5} are nothing
-                tree = ("*", tree, self.power())
+                tree = "/", tree, self.power()
+                if self.next(rf"{_NUMBER}|{_LETTER}|[({{]|\\.+") and not self.next(r"\\cdot|\\times|\\div"):
+                    self.refuse()                     # 1/2x may be meant either way
             else:
                 return tree
 
-    def factor_follows(self) -> bool:
-        return self.next(rf"{_NUMBER}|{_LETTER}|[({{]|\\frac|\\binom|\\sqrt.*") or self.tokens[self.at] in _FUNCTIONS
-
     def power(self):
-        if self.take("-"):
-            return "-", Fraction(0), self.power()
+        if sign := self.take("[+-]"):
+            return sign, Fraction(0), self.power()
         tree = self.atom()
         if self.take("!"):
             tree = "!", tree
@@ -500,51 +501,48 @@ class _Reader:
 
     def argument(self):
         r"""What stands in braces, or one sign: \sqrt{x+1}, \sqrt x."""
-        if self.next(rf"\{{|\d+|{_LETTER}"):
-            return self.atom()
-        raise Unread
+        return self.atom() if self.next(rf"\{{|\d+|{_LETTER}") else self.refuse()
 
     def atom(self):
-        if opened := self.take(r"[({]"):
+        token = self.take(".+")
+        if token in ("(", "{"):
             tree = self.sum()
-            self.take({"(": r"\)", "{": r"\}"}[opened], must=True)
-            return tree
-        if number := self.take(_NUMBER):
-            return Fraction(number)
-        if letter := self.take(_LETTER):
-            if letter == "f" and self.next(r"\("):    # a function that nobody defined
-                raise Unread
-            return letter
-        name = self.take(r"\\.+", must=True)
-        if name in _FUNCTIONS:
-            return self.function(_FUNCTIONS[name])
-        if name.startswith(r"\sqrt"):
-            return "root", self.argument(), Fraction(name[6:-1] or 2)
-        if name in (r"\frac", r"\binom"):
-            return {r"\frac": "/", r"\binom": "binomial"}[name], self.argument(), self.argument()
-        raise Unread
+            return tree if self.take({"(": r"\)", "{": r"\}"}[token]) else self.refuse()
+        if re.fullmatch(_NUMBER, token):
+            return Fraction(token)
+        if re.fullmatch(_LETTER, token) and not (token == "f" and self.next(r"\(")):   # f(x) is nobody's function
+            return token
+        if token in _FUNCTIONS:
+            return self.function(_FUNCTIONS[token])
+        if token.startswith(r"\sqrt"):
+            return "root", self.argument(), Fraction(token[6:-1] or 2)
+        return (token[1:], self.argument(), self.argument()) if token in (r"\frac", r"\binom") else self.refuse()
 
     def function(self, name: str):
         base = self.argument() if name == "log" and self.take("_") else Fraction(10)
         power = self.argument() if self.take(r"\^") else None
         if self.next(r"[({]"):
             tree = self.atom()
-            if self.next(r"\^") and name not in ("abs", "floor", "ceil"):     # \sin(x)^2 may be meant either way
-                raise Unread
+            if self.next(r"\^") and name not in ("abs", "floor", "ceil"):
+                self.refuse()                         # \sin(x)^2 may be meant either way
         else:                                         # \sin 2\pi x ends before the next sign, function or bracket
             tree = self.power()
             while self.next(rf"{_LETTER}|\\frac|\\sqrt.*"):
-                tree = ("*", tree, self.power())
+                tree = "*", tree, self.power()
             if self.next(rf"[({{]|{_NUMBER}"):
-                raise Unread
+                self.refuse()
         if power == ("-", Fraction(0), Fraction(1)) and name in ("sin", "cos", "tan"):
-            name, power = "a" + name, None
+            name, power = "a" + name, None            # \sin^{-1}
         tree = (name, tree, base) if name == "log" else (name, tree)
         return tree if power is None else ("^", tree, power)
 
 
+_EXACT = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "frac": operator.truediv,
+          "abs": lambda x, _: abs(x), "floor": lambda x, _: math.floor(x), "ceil": lambda x, _: math.ceil(x)}
+
+
 def _value(tree, letters: dict, digits: int = 0):
-    """Computes a tree: exactly where all is rational; the rest in mpmath's numbers of so many digits, if any.
+    """Computes a tree: exactly where all is rational, the rest in mpmath's numbers of so many digits, if any.
 
     Raises:
         Unread: a letter has no value, an irrational number without ``digits``, or a number too large to be sure.
@@ -552,48 +550,63 @@ def _value(tree, letters: dict, digits: int = 0):
     if isinstance(tree, Fraction):
         return tree
     if isinstance(tree, str):
-        return letters[tree] if tree in letters else _unread()
-    name, *args = tree[0], *(_value(part, letters, digits) for part in tree[1:])
-    largest = digits or 40_000                        # bits; with digits, a third of them: differences stay visible
-    if all(isinstance(x, Fraction) for x in args):
-        whole = [int(x) if x.denominator == 1 else None for x in args]
-        size = [max(x.numerator.bit_length(), x.denominator.bit_length()) for x in args]
-        if sum(size) > 2 * largest or name == "^" and None not in whole and abs(whole[1]) * size[0] > largest:
+        if tree not in letters:
             raise Unread
-        if name in "+-*/":
-            return {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}[name](*args)
-        if name == "^" and whole[1] is not None:
-            return args[0] ** whole[1]
-        if name in ("!", "binomial") and None not in whole and 0 <= min(whole) and max(whole) < 1000:
-            return Fraction(math.factorial(*whole) if name == "!" else math.comb(*whole))
-        if name in ("abs", "floor", "ceil"):
-            return Fraction({"abs": abs, "floor": math.floor, "ceil": math.ceil}[name](*args))
-    if not digits:
+        return letters[tree]
+    name, args = tree[0], [_value(part, letters, digits) for part in tree[1:]]
+    result = _exact(name, *args) if all(isinstance(x, Fraction) for x in args) else None
+    return _rounded(name, digits, *(_float(x, digits) for x in args)) if result is None else result
+
+
+def _exact(name: str, x: Fraction, y: Fraction = Fraction(0)) -> Fraction | None:
+    """None if it is irrational; Unread if it is larger than any answer."""
+    bits = max(x.numerator.bit_length(), x.denominator.bit_length(), y.numerator.bit_length(), y.denominator.bit_length())
+    if bits > 40_000 or name == "^" and y.denominator == 1 and bits * abs(y) > 40_000:
         raise Unread
+    if name == "^" and y.denominator == 1:
+        return x ** int(y)
+    if name in ("!", "binom") and x.denominator == y.denominator == 1 and 0 <= min(x, y) and max(x, y) < 1000:
+        return Fraction(math.factorial(int(x)) if name == "!" else math.comb(int(x), int(y)))
+    return Fraction(_EXACT[name](x, y)) if name in _EXACT else None
+
+
+def _rounded(name: str, digits: int, x, y=None):
+    """One step in mpmath. What cancels to half of all digits is 0."""
     import mpmath
-    x, *y = map(_float, args)
     if name in "+-":
-        return _sum(x, y[0] if name == "+" else -y[0], digits)
-    if name == "root" and isinstance(x, mpmath.mpf) and x < 0 and y[0] % 2 == 1:
-        return -mpmath.root(-x, int(y[0]))
-    if name in "*/":
-        return x * y[0] if name == "*" else x / y[0]
-    functions = {"^": "power", "!": "factorial", "ln": "log", "abs": "fabs"}
-    return getattr(mpmath, functions.get(name, name))(x, *(int(n) if name == "root" else n for n in y))
+        result = x + y if name == "+" else x - y
+        return Fraction(0) if abs(result) * 10 ** (digits // 2) < max(abs(x), abs(y)) else result
+    if name in ("*", "/", "frac"):
+        return x * y if name == "*" else x / y
+    if name == "root":
+        odd = isinstance(x, mpmath.mpf) and x < 0 and y % 2 == 1         # \sqrt[3]{-8} is -2
+        return -mpmath.root(-x, int(y)) if odd else mpmath.root(x, int(y))
+    if name in ("!", "binom") and digits > 1000:      # would take seconds
+        raise Unread
+    names = {"^": "power", "!": "factorial", "binom": "binomial", "ln": "log", "abs": "fabs"}
+    return getattr(mpmath, names.get(name, name))(*((x,) if y is None else (x, y)))
 
 
-def _unread():
-    raise Unread
+def _float(x, digits: int):
+    """A rational number of more than half the digits is refused: its last ones might drown in rounding."""
+    import mpmath
+    if isinstance(x, Fraction):
+        if max(x.numerator.bit_length(), x.denominator.bit_length()) > 1.5 * digits:
+            raise Unread
+        return mpmath.mpf(x.numerator) / x.denominator
+    if not mpmath.isfinite(x):
+        raise Unread
+    return x
 
 
-def _sum(x, y, digits: int):
-    """x + y; what cancels to half of all digits is 0."""
-    result = x + y
-    return Fraction(0) if abs(result) * 10 ** (digits // 2) < max(abs(x), abs(y)) else result
+def _equal(x, y, digits: int) -> bool:
+    """Exactly if both are rational, else to half of the digits, relative to the larger."""
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x == y
+    return _rounded("-", digits, _float(x, digits), _float(y, digits)) == 0
 
 
 def _letters(tree) -> set[str]:
-    """The letters of a tree."""
     return {tree} if isinstance(tree, str) else set().union(*map(_letters, tree[1:])) if isinstance(tree, tuple) else set()
 
 
@@ -606,45 +619,57 @@ def symbolic(answer: str, gold: str) -> bool:
     >>> symbolic("(a+b)^{2}", "a^{2}+2ab+b^{2}"), symbolic("y=2x+1", "2x-y+1=0"), symbolic("x<1", "1<x")
     (True, True, False)
     """
-    import random
-
-    import mpmath
     (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
-    if signs != gold_signs or len(signs) > 1 or None in (trees := [_read(side) for side in sides + gold_sides]):
+    trees = [_read(side) for side in sides + gold_sides]
+    if signs != gold_signs or len(signs) > 1 or None in trees:
         return False
-    a, g = [("-", *pair) for pair in (trees[:2], trees[2:])] if signs else trees
-    letters = sorted((_letters(a) | _letters(g)) - {"e", "i", r"\pi"})
-    dice, rows, digits = random.Random(0), [], 400 if letters else 4000
-    with mpmath.workdps(digits):
-        for size in (1, 1, 1, 3, 3, 3, 10, 10, 10, 100, 100, 100) if letters else (1,):
-            point = {x: Fraction(dice.randint(100, 999) * dice.choice((-1, 1, 1)) * size, 1009) for x in letters}
-            try:
-                rows.append([_value(tree, point | {"e": +mpmath.e, r"\pi": +mpmath.pi, "i": mpmath.mpc(0, 1)}, digits)
-                             for tree in (a, g)])
-            except (ArithmeticError, ValueError):     # no number there, or Unread
-                pass
-        rows = [row for row in rows if all(isinstance(x, Fraction) or mpmath.isfinite(x) for x in row)]
-        real = [row for row in rows if not any(isinstance(x, mpmath.mpc) and abs(x.imag) * 10 ** (digits // 2) > abs(x) for x in row)]
-        if "i" not in _letters(a) | _letters(g) and len(real) > 3:       # roots of negative numbers do not count
-            rows = real
-        if len(rows) < (4 if letters else 1):
-            return False
+    a, g = [("-", *trees[:2]), ("-", *trees[2:])] if signs else trees
+    letters = (_letters(a) | _letters(g)) - {"e", "i", r"\pi"}
+    verdict = False
+    for digits in (400,) if letters else (400, 4000):  # most differences show at once; that of 10^{1000}+1 needs many digits
+        try:
+            verdict = _agree(a, g, signs, letters, digits)
+        except (ArithmeticError, ValueError, TypeError):                 # Unread, or an inequality of complex numbers
+            continue
+        if not verdict:
+            break
+    return verdict
 
+
+def _agree(a, g, signs: list[str], letters: set[str], digits: int) -> bool:
+    import mpmath
+    with mpmath.workdps(digits):
+        pairs = _values_at_points(a, g, letters, digits, until_unequal=not signs)
         if not signs:
-            return all(_equal(x, y, digits) for x, y in rows)
-        (a0, g0), *others = rows
+            return all(_equal(x, y, digits) for x, y in pairs)
+        (a0, g0), *others = pairs
         multiple = a0 != 0 != g0 and all(_equal(x * g0, y * a0, digits) for x, y in others)
         collapsed = all(_equal(x, a0, digits) for x, _ in others)        # 25 = 26, or x = x
         return bool(multiple and not collapsed and (signs[0] in ("=", r"\ne") or a0 * g0 > 0))
 
 
-def _equal(x, y, digits: int) -> bool:
-    return x == y if isinstance(x, Fraction) and isinstance(y, Fraction) else _sum(_float(x), -_float(y), digits) == 0
+def _values_at_points(a, g, letters: set[str], digits: int, until_unequal: bool) -> list[tuple]:
+    """Both values at a dozen points, always the same; points where one is not real count only if there is no other."""
+    import random
 
-
-def _float(x):
     import mpmath
-    return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+    dice, real, imaginary = random.Random(0), [], []
+    constants = {"e": +mpmath.e, r"\pi": +mpmath.pi, "i": mpmath.mpc(0, 1)}
+    for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if letters else (0,):           # never whole, nor their sums
+        point = {x: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
+                 for x, prime in zip(sorted(letters), (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53))}
+        try:
+            x, y = [_value(tree, point | constants, digits) for tree in (a, g)]
+            unreal = [abs(_float(v, digits).imag) * 10 ** (digits // 2) > abs(v) for v in (x, y) if not isinstance(v, Fraction)]
+        except (ArithmeticError, ValueError):         # no number there, or Unread
+            continue
+        if until_unequal and not any(unreal) and not _equal(x, y, digits):
+            return [(x, y)]
+        (imaginary if any(unreal) else real).append((x, y))
+    pairs = real if len(real) > 3 and "i" not in _letters(a) | _letters(g) else real + imaginary
+    if len(pairs) < (4 if letters else 1):
+        raise ArithmeticError
+    return pairs
 
 
 # ------------------------------------------------------------------------------------------ killable workers

@@ -194,7 +194,7 @@ def _mark_unit(found: re.Match) -> str:
     r"""Puts bare units in \text: 25 cm^2, 9.8 m/s^2, 25 apples. Other letters are variables, as in 2ab and 3n+2m."""
     value, unit = found.groups()
     known = all(_singular(word) in _UNITS and (len(word) > 1 or "/" in unit) for word in re.findall("[A-Za-z]+", unit))
-    noun = found[0][len(value)] == " " and re.fullmatch("[a-z]*[aeiou][a-z]*[b-z]s", unit) and len(unit) > 4
+    noun = found[0][len(value)] == " " and re.fullmatch("[a-z]*[aeiou][a-z]*[b-z]s", unit) and len(unit) > 3
     variables = re.search(r"(?<![\\A-Za-z])[A-Za-z]", value.rpartition("=")[2])
     return found[0] if variables or not (known or noun) else rf"{value}\text{{{unit}}}"
 
@@ -207,13 +207,14 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"<=", r"\\le ", "x<=2", r"x\le 2"),
     (r">=", r"\\ge ", "x>=2", r"x\ge 2"),
     (r"\\text +\{", r"\\text{", r"25\text {cm}", r"25\text{cm}"),
-    (r"\\mathbb ([A-Z])", r"\\mathbb{\1}", r"\mathbb R", r"\mathbb{R}"),
+    (r"\\(mathbb|text) ([A-Za-z])(?![A-Za-z])", r"\\\1{\2}", r"\mathbb R", r"\mathbb{R}"),
+    (r"\\text\{(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|max|min)\}", r"\\\1 ", r"\text{arctan}2", r"\arctan 2"),
     (r"(?<![\\A-Za-z])(pi|sin|cos|tan|log|ln|sqrt)(?![A-Za-z])", r"\\\1 ", "2pi", r"2\pi "),
     (r"\\sqrt ?\(([^()]*)\)(?! ?\^)", r"\\sqrt{\1}", r"4\sqrt(x+2)", r"4\sqrt{x+2}"),
     (r"\{\}|\\text\{ *\}", " ", r"25{}", "25 "),
-    (r"\\text\{([ei])\}|(?<![\d}) ])\\text\{([A-Za-z])\}", r" \1\2 ", r"1+\text{e}", "1+ e "),
     (r"(?<=\d)(?:\{,\}|,?\\[,!; ]|~) ?(?=\d{3}(?!\d))", "", r"1{,}234", "1234"),
     (r"(?<!\\)(?:\$|\\[,!;: ])|~|\s+", " ", r"$1$ and\,$2$", " 1  and  2 "),
+    (r"\\text\{([ei])\}|(^|[A-Za-z=+*/^(,{<>|-]) ?\\text\{([A-Za-z])\}", r"\2 \1\3 ", r"x+\text{v}", "x+ v "),
     (r"^(?: |\\[(\[])+|(?:(?<![\\.])[.,] ?| |(?<!\\)\\[)\]])+$", "", r"\( 25 \).", "25"),
     (r"(?<![\d,.(\[{ ])\d{1,3}(?:[, ]\d{3})+(?![\d,])", lambda m: re.sub("[, ]", "", m[0]), "1,234", "1234"),
     (r"[, ]*(?:\\text\{[, ]*(?:and|or)[ ,]*\}|\b(?:and|or)\b|;)[, ]*", ",", r"1 \text{ or } 2", "1,2"),
@@ -371,7 +372,7 @@ def _cut_unit(text: str) -> tuple[str, str]:
 
 # What may stand before = or \in as a name, or nothing: x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
 _GREEK = r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)(?![A-Za-z])"
-_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|{_GREEK})(?:_\{{[^{{}}]+\}})?'?(?:\([\w,|]+\))?"
+_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})(?:_\{{[^{{}}]+\}})?'?(?:\([\w,|]+\))?"
                    r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)|")
 
 

@@ -211,11 +211,13 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"\\text\{(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|max|min)\}", r"\\\1 ", r"\text{arctan}2", r"\arctan 2"),
     (r"(?<![\\A-Za-z])(pi|sin|cos|tan|log|ln|sqrt)(?![A-Za-z])", r"\\\1 ", "2pi", r"2\pi "),
     (r"\\sqrt ?\(([^()]*)\)(?! ?\^)", r"\\sqrt{\1}", r"4\sqrt(x+2)", r"4\sqrt{x+2}"),
+    (r"\{:\}", ":", "12{:}30", "12:30"),
     (r"\{\}|\\text\{ *\}", " ", r"25{}", "25 "),
     (r"(?<=\d)(?:\{,\}|,?\\[,!; ]|~) ?(?=\d{3}(?!\d))", "", r"1{,}234", "1234"),
     (r"(?<!\\)(?:\$|\\[,!;: ])|~|\s+", " ", r"$1$ and\,$2$", " 1  and  2 "),
-    (r"\\text\{([ei])\}|(^|[A-Za-z=+*/^(,{<>|-]) ?\\text\{([A-Za-z])\}", r"\2 \1\3 ", r"x+\text{v}", "x+ v "),
-    (r"^(?: |\\[(\[])+|(?:(?<![\\.])[.,] ?| |(?<!\\)\\[)\]])+$", "", r"\( 25 \).", "25"),
+    (r"\\text\{([ei])\}|(^|[A-Za-z=+*^(,{<>|-]) ?\\text\{([A-Za-z])\}", r"\2 \1\3 ", r"x+\text{v}", "x+ v "),
+    (r"^(?: |\\[(\[])+|(?:(?<![\\.])[.,] ?| |(?<!\\)\\[)\]]|(?<!\\)\\$)+$", "", r"\( 25 \).", "25"),
+    (r"^\\text\{([^{}]*)\}$", r"\1", r"\text{25 cm}", "25 cm"),
     (r"(?<![\d,.(\[{ ])\d{1,3}(?:[, ]\d{3})+(?![\d,])", lambda m: re.sub("[, ]", "", m[0]), "1,234", "1234"),
     (r"[, ]*(?:\\text\{[, ]*(?:and|or)[ ,]*\}|\b(?:and|or)\b|;)[, ]*", ",", r"1 \text{ or } 2", "1,2"),
     (rf"^([+-]?) ?{_CURRENCY}(.*)", r"\1\3\\text{\2}", r"-\$25", r"-25\text{$}"),
@@ -230,7 +232,8 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"(\\frac\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})(\w|\\pi)", r"\1{\2}", r"\frac{1}2", r"\frac{1}{2}"),
     (r"(?<!\\)\|([^|]+)\|", r"\\abs(\1)", "|x|", r"\abs(x)"),
     (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed, r"-1\frac{1}{2}", r"-(1+\frac{1}{2})"),
-    (r"\\sqrt ?(\d+)", r"\\sqrt{\1}", r"\sqrt20", r"\sqrt{20}"),
+    (r"(?<![\w.)}\]])(\d+) (\d+)/(\d+)(?!\d)", _mixed, "1 1/2", r"(1+\frac{1}{2})"),
+    (r"\\(sqrt|pmod) ?(\d+)", r"\\\1{\2}", r"\sqrt20", r"\sqrt{20}"),
     (r"([_^]) ?(-?\d+|[A-Za-z]|\\[a-z]+(?![a-z{]))", r"\1{\2}", "x^10", "x^{10}"),
     (r"^(?:\{(\w+)\}|\((\w+)\)|\\text\{(\w+)\})(?=_\{\d+\}$)", r"\1\2\3", "(52)_{8}", "52_{8}"),
     (r"(?:^|(?<=[=(\[,{]))([+-]?[\d.]+)[eE]([+-]?\d{1,3})(?=$|[)\],}])", r"\1\\times10^{\2}", "1.5e-3", r"1.5\times10^{-3}"),
@@ -349,7 +352,8 @@ _UNITS = {spelling: spellings.split()[0] for spellings in (
     "people", "point", "percent", "square sq", "cubic cu", "per") for spelling in spellings.split()} | {"mph": "mi h"}
 _NO_UNIT = set("""no not or and is but if plus minus negative time half halve dozen tenth hundred hundredth thousand
     thousandth million billion trillion squared cubed factorial of than les more most least over under below above choose
-    mod modulo pi wrong false never zero one two three four five six seven eight nine ten""".split())
+    mod modulo pi wrong false never zero one two three four five six seven eight nine ten eleven twelve third quarter fifth sixth
+    seventh eighth ninth twelfth pair score base remainder approx about roughly nearly almost otherwise so to k bn""".split())
 
 
 def _singular(word: str) -> str:
@@ -361,8 +365,10 @@ def _singular(word: str) -> str:
 
 def _cut_unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{square inches} into 25 and "in 2": the unit's words, short and singular, and its power."""
-    found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))(\\text\{[^{}]+(?:\{\d\})?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
+    found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))(\\text\{[A-Za-z./^$ -]+(?:\^?\{?[23]\}?)?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
     words = [_singular(word) for word in re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$]", found[2])] if found else []
+    if words and len(words[0]) == 1 and words[0] not in "mgshlLNJWVAKCFT$":     # 2\text{x} is a product
+        return text, ""
     if not 1 <= len(words) <= 4 or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text) or any(word.lower() in _NO_UNIT for word in words):
         return text, ""
     powers = ["2"] * ("square" in words or "sq" in words) + ["3"] * ("cubic" in words)
@@ -372,7 +378,7 @@ def _cut_unit(text: str) -> tuple[str, str]:
 
 # What may stand before = or \in as a name, or nothing: x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
 _GREEK = r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)(?![A-Za-z])"
-_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})(?:_\{{[^{{}}]+\}})?'?(?:\([\w,|]+\))?"
+_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})(?:_\{{[^{{}}]+\}})?'?(?:\^\{{-1\}})?(?:\([\w,|]+\))?"
                    r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)|")
 
 

@@ -105,7 +105,7 @@ def is_correct(response: str, gold: str, thinking: bool = True) -> bool:
     >>> is_correct(r"hm</think> \boxed{\frac12}", "0.5"), is_correct(r"hm \boxed{4}", "4")
     (True, False)
     """
-    return grade([response], [gold], thinking)[0].correct
+    return _judge(extract_answer(response, thinking), gold if gold is None else str(gold)).correct
 
 
 class Grade(NamedTuple):
@@ -443,7 +443,7 @@ def _read(text: str):
     r"""Reads a formula into a tree of tuples, or returns None.
 
     >>> _read(r"2x^{2}-\frac{1}{3}")
-    ('-', ('*', Fraction(2, 1), ('^', 'x', Fraction(2, 1))), ('/', Fraction(1, 1), Fraction(3, 1)))
+    ('-', ('*', Fraction(2, 1), ('^', 'x', Fraction(2, 1))), ('frac', Fraction(1, 1), Fraction(3, 1)))
     """
     try:
         return None if max(_depths(text), default=99) > 12 or _DERIVATIVE.search(text) else _Reader(text).whole()
@@ -588,7 +588,7 @@ def _rounded(name: str, digits: int, x, y=None):
     if name == "root":
         odd = isinstance(x, mpmath.mpf) and x < 0 and y % 2 == 1         # \sqrt[3]{-8} is -2
         return -mpmath.root(-x, int(y)) if odd else mpmath.root(x, int(y))
-    if name in ("!", "binom") and digits > 1000:      # would take seconds
+    if name in ("!", "binom") and (digits > 1000 or max(abs(x), abs(y or 0)) > 1000):         # would take seconds
         raise Unread
     names = {"^": "power", "!": "factorial", "binom": "binomial", "ln": "log", "abs": "fabs"}
     return getattr(mpmath, names.get(name, name))(*((x,) if y is None else (x, y)))

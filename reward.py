@@ -315,7 +315,7 @@ def same_relation(answer, gold, ask):
         return all(_same(side, value, ask) for side in chain)
     if signs[:1] == gold_signs[:1] == ["="] and sides[0] == gold_sides[0] and _NAME.fullmatch(sides[0]):
         return _same(answer.partition("=")[2], gold.partition("=")[2], ask)
-    if signs != gold_signs or "=" in signs[1:] or None in map(_read, sides + gold_sides):
+    if signs != gold_signs or "=" in signs[1:] or not all(map(_readable, sides + gold_sides)):
         return signs == gold_signs and "=" not in signs and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
     pairs = [[f"{all_sides[i]}{sign} {all_sides[i + 1]}" for all_sides in (sides, gold_sides)] for i, sign in enumerate(signs)]
     return all(ask(*pair) for pair in pairs)
@@ -327,15 +327,13 @@ def same_formula(answer, gold, ask):
         if re.fullmatch(r"[A-Za-z ]+|[A-Za-z]{4,}[A-Za-z' -]*", text) and text not in ("i", "e") and (
                 other.isalpha() or not set(text) <= set(other)):
             return None                               # words, or the letter of a choice
-    a, g = _read(answer), _read(gold)
-    if a is None or g is None:
-        return None
     try:
-        return a == g or _value(a, {}) == _value(g, {})                  # both rational
+        a, g = _compute(answer), _compute(gold)
+    except Unread:
+        return None
     except ZeroDivisionError:
         return False
-    except Unread:
-        return ask(answer, gold)
+    return ask(answer, gold) if a is None or g is None else a == g
 
 
 def same_words(answer, gold, ask):
@@ -433,29 +431,32 @@ _LETTER = rf"(?:[A-Za-z]|{_GREEK})(?:_\{{[^{{}}]*\}})?"                   # x_{{
 _NUMBER = r"\d+\.?\d*|\.\d+"
 _FUNCTIONS = {"\\" + name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp log floor ceil abs".split()} | {
     r"\ln": "ln", r"\lg": "log", r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan"}
-_FUNCTION = "|".join(re.escape(name) for name in _FUNCTIONS)
+_FACTOR = rf"{_NUMBER}|{_LETTER}|[({{]|\\frac|\\binom|\\sqrt.*|" + "|".join(map(re.escape, _FUNCTIONS))
 _TOKEN = re.compile(rf"\\text\{{degree \}}|{_LETTER}|{_NUMBER}|\\sqrt\[\d\]|\\[A-Za-z]+|\S")
 _DERIVATIVE = re.compile(r"(?:\\partial|(?<![A-Za-z\\])d)[^,=]*?(?:\}\{|/)\(?(?:\\partial|d(?=[A-Za-z\\]))")
 
 
-@functools.lru_cache(maxsize=1 << 12)
-def _read(text: str):
-    r"""Reads a formula into a tree of tuples, or returns None.
+def _compute(text: str, letters: dict | None = None, digits: int = 0):
+    r"""Returns a tidy formula's value: a Fraction where all is rational, else a number of mpmath with so many digits.
 
-    >>> _read(r"2x^{2}-\frac{1}{3}")
-    ('-', ('*', Fraction(2, 1), ('^', 'x', Fraction(2, 1))), ('frac', Fraction(1, 1), Fraction(3, 1)))
+    Without ``digits`` it is None where the value is not rational or has letters. Raises Unread if not understood.
+
+    >>> _compute(r"2^{3}-\frac{1}{3}"), _compute(r"2x+\sqrt{3}"), _compute("x", {"x": Fraction(5)})
+    (Fraction(23, 3), None, Fraction(5, 1))
     """
-    try:
-        return None if max(_depths(text), default=99) > 12 or _DERIVATIVE.search(text) else _Reader(text).whole()
-    except Unread:
-        return None
+    if max(_depths(text), default=99) > 12 or _DERIVATIVE.search(text):
+        raise Unread
+    reader = _Reader(text, letters or {}, digits)
+    value = reader.sum()
+    return value if reader.at == len(reader.tokens) - 1 else reader.refuse()
 
 
 class _Reader:
-    """A sum of products of powers of atoms: each method reads one of these and returns its tree."""
+    """A sum of products of powers of atoms: each method reads one of these and returns its value."""
 
-    def __init__(self, text: str):
-        self.tokens, self.at = [*_TOKEN.findall(text), ""], 0
+    def __init__(self, text: str, letters: dict, digits: int):
+        self.tokens, self.at, self.letters = [*_TOKEN.findall(text), ""], 0, letters
+        self.step = functools.partial(_step, digits)
 
     def next(self, pattern: str) -> bool:
         return re.fullmatch(pattern, self.tokens[self.at]) is not None
@@ -469,42 +470,36 @@ class _Reader:
     def refuse(self):
         raise Unread
 
-    def whole(self):
-        tree = self.sum()
-        return tree if self.at == len(self.tokens) - 1 else self.refuse()
-
     def sum(self):
-        tree = self.product()
+        value = self.product()
         while sign := self.take("[+-]"):
-            tree = sign, tree, self.product()
-        return tree
+            value = self.step(sign, value, self.product())
+        return value
 
     def product(self):
-        tree = self.power()
+        value = self.power()
         while True:
-            side_by_side = self.next(rf"{_NUMBER}|{_LETTER}|[({{]|\\frac|\\binom|\\sqrt.*|{_FUNCTION}")
+            side_by_side = self.next(_FACTOR)
             if side_by_side and (self.next(_NUMBER) and self.tokens[self.at - 1] != ")" or self.next(r"\{")):
                 self.refuse()                         # (n-2)2 is a product; 20 5, x2 and 20{5} are nothing
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
-                tree = "*", tree, self.power()
+                value = self.step("*", value, self.power())
             elif self.take(r"/|\\div"):
-                tree = "/", tree, self.power()
-                if self.next(rf"{_NUMBER}|{_LETTER}|[({{]|\\.+") and not self.next(r"\\cdot|\\times|\\div"):
-                    self.refuse()                     # 1/2x may be meant either way
+                value = self.step("/", value, self.power())
+                if self.next(_FACTOR):                # 1/2x may be meant either way
+                    self.refuse()
             else:
-                return tree
+                return value
 
     def power(self):
         if sign := self.take("[+-]"):
-            return sign, Fraction(0), self.power()
-        tree = self.atom()
+            return self.step(sign, Fraction(0), self.power())
+        value = self.atom()
         if self.take("!"):
-            tree = "!", tree
+            value = self.step("!", value)
         if self.take(r"\\text\{degree \}"):
-            tree = "*", tree, ("/", r"\pi", Fraction(180))
-        if self.take(r"\^"):
-            tree = "^", tree, self.argument()
-        return tree
+            value = self.step("*", value, self.step("/", self.letters.get(r"\pi"), Fraction(180)))
+        return self.step("^", value, self.argument()) if self.take(r"\^") else value
 
     def argument(self):
         r"""What stands in braces, or one sign: \sqrt{x+1}, \sqrt x."""
@@ -513,108 +508,88 @@ class _Reader:
     def atom(self):
         token = self.take(".+")
         if token in ("(", "{"):
-            tree = self.sum()
-            return tree if self.take({"(": r"\)", "{": r"\}"}[token]) else self.refuse()
+            value = self.sum()
+            return value if self.take({"(": r"\)", "{": r"\}"}[token]) else self.refuse()
         if re.fullmatch(_NUMBER, token):
             return Fraction(token)
         if re.fullmatch(_LETTER, token) and not (token == "f" and self.next(r"\(")):   # f(x) is nobody's function
-            return token
+            return self.letters.get(token)
         if token in _FUNCTIONS:
             return self.function(_FUNCTIONS[token])
         if token.startswith(r"\sqrt"):
-            return "root", self.argument(), Fraction(token[6:-1] or 2)
-        return (token[1:], self.argument(), self.argument()) if token in (r"\frac", r"\binom") else self.refuse()
+            return self.step("root", self.argument(), Fraction(token[6:-1] or 2))
+        return self.step(token[1:], self.argument(), self.argument()) if token in (r"\frac", r"\binom") else self.refuse()
 
     def function(self, name: str):
-        base = self.argument() if name == "log" and self.take("_") else Fraction(10)
-        power = self.argument() if self.take(r"\^") else None
+        base = [self.argument() if self.take("_") else Fraction(10)] if name == "log" else []
+        power = self.argument() if self.take(r"\^") else Fraction(1)
         if self.next(r"[({]"):
-            tree = self.atom()
+            value = self.atom()
             if self.next(r"\^") and name not in ("abs", "floor", "ceil"):
                 self.refuse()                         # \sin(x)^2 may be meant either way
         else:                                         # \sin 2\pi x ends before the next sign, function or bracket
-            tree = self.power()
+            value = self.power()
             while self.next(rf"{_LETTER}|\\frac|\\sqrt.*"):
-                tree = "*", tree, self.power()
+                value = self.step("*", value, self.power())
             if self.next(rf"[({{]|{_NUMBER}"):
                 self.refuse()
-        if power == ("-", Fraction(0), Fraction(1)) and name in ("sin", "cos", "tan"):
-            name, power = "a" + name, None            # \sin^{-1}
-        tree = (name, tree, base) if name == "log" else (name, tree)
-        return tree if power is None else ("^", tree, power)
+        if power == -1 and name in ("sin", "cos", "tan"):
+            name, power = "a" + name, Fraction(1)     # \sin^{-1}
+        return self.step("^", self.step(name, value, *base), power)
 
 
 _EXACT = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "frac": operator.truediv,
           "abs": lambda x, _: abs(x), "floor": lambda x, _: math.floor(x), "ceil": lambda x, _: math.ceil(x)}
 
 
-def _value(tree, letters: dict, digits: int = 0):
-    """Computes a tree: exactly where all is rational, the rest in mpmath's numbers of so many digits, if any.
-
-    Raises:
-        Unread: a letter has no value, an irrational number without ``digits``, or a number too large to be sure.
-    """
-    if isinstance(tree, Fraction):
-        return tree
-    if isinstance(tree, str):
-        if tree not in letters:
+def _step(digits: int, name: str, x, *y):
+    """Computes one operation: exactly if all is rational; else in mpmath, where what cancels to half of all digits is 0."""
+    if x is None or None in y:
+        return None
+    if isinstance(x, Fraction) and all(isinstance(v, Fraction) for v in y):
+        whole = x.denominator == 1 and all(v.denominator == 1 for v in y)
+        if _bits(x, *y) > 40_000 or name == "^" and y[0].denominator == 1 and _bits(x) * abs(y[0]) > 40_000:
             raise Unread
-        return letters[tree]
-    name, args = tree[0], [_value(part, letters, digits) for part in tree[1:]]
-    result = _exact(name, *args) if all(isinstance(x, Fraction) for x in args) else None
-    return _rounded(name, digits, *(_float(x, digits) for x in args)) if result is None else result
-
-
-def _exact(name: str, x: Fraction, y: Fraction = Fraction(0)) -> Fraction | None:
-    """None if it is irrational; Unread if it is larger than any answer."""
-    bits = max(x.numerator.bit_length(), x.denominator.bit_length(), y.numerator.bit_length(), y.denominator.bit_length())
-    if bits > 40_000 or name == "^" and y.denominator == 1 and bits * abs(y) > 40_000:
-        raise Unread
-    if name == "^" and y.denominator == 1:
-        return x ** int(y)
-    if name in ("!", "binom") and x.denominator == y.denominator == 1 and 0 <= min(x, y) and max(x, y) < 1000:
-        return Fraction(math.factorial(int(x)) if name == "!" else math.comb(int(x), int(y)))
-    return Fraction(_EXACT[name](x, y)) if name in _EXACT else None
-
-
-def _rounded(name: str, digits: int, x, y=None):
-    """One step in mpmath. What cancels to half of all digits is 0."""
+        if name == "^" and y[0].denominator == 1:
+            return x ** int(y[0])
+        if name in ("!", "binom") and whole and 0 <= min(x, *y, 0 * x) and max(x, *y, 0 * x) < 1000:
+            return Fraction(math.factorial(int(x)) if name == "!" else math.comb(int(x), int(y[0])))
+        if name in _EXACT:
+            return Fraction(_EXACT[name](x, *y or [0]))
+    if not digits:
+        return None
     import mpmath
-    if name in "+-":
-        result = x + y if name == "+" else x - y
-        return Fraction(0) if abs(result) * 10 ** (digits // 2) < max(abs(x), abs(y)) else result
-    if name in ("*", "/", "frac"):
-        return x * y if name == "*" else x / y
-    if name == "root":
-        odd = isinstance(x, mpmath.mpf) and x < 0 and y % 2 == 1         # \sqrt[3]{-8} is -2
-        return -mpmath.root(-x, int(y)) if odd else mpmath.root(x, int(y))
-    if name in ("!", "binom") and (digits > 1000 or max(abs(x), abs(y or 0)) > 1000):         # would take seconds
+    x, *y = [_float(v, digits) for v in (x, *y)]
+    if name in ("+", "-"):
+        result = _EXACT[name](x, *y)
+        return Fraction(0) if abs(result) * 10 ** (digits // 2) < max(abs(x), *map(abs, y)) else result
+    if name == "root" and isinstance(x, mpmath.mpf) and x < 0 and y[0] % 2 == 1:
+        return -mpmath.root(-x, int(y[0]))            # \sqrt[3]{-8} is -2
+    if name in ("!", "binom") and (digits > 1000 or max(map(abs, (x, *y))) > 1000):          # would take seconds
         raise Unread
     names = {"^": "power", "!": "factorial", "binom": "binomial", "ln": "log", "abs": "fabs"}
-    return getattr(mpmath, names.get(name, name))(*((x,) if y is None else (x, y)))
+    if name in _EXACT and name not in ("abs", "floor", "ceil"):
+        return _EXACT[name](x, *y)
+    return getattr(mpmath, names.get(name, name))(x, *(int(v) if name == "root" else v for v in y))
+
+
+def _bits(*numbers: Fraction) -> int:
+    return max(max(x.numerator.bit_length(), x.denominator.bit_length()) for x in numbers)
 
 
 def _float(x, digits: int):
     """A rational number of more than half the digits is refused: its last ones might drown in rounding."""
     import mpmath
-    if isinstance(x, Fraction):
-        if max(x.numerator.bit_length(), x.denominator.bit_length()) > 1.5 * digits:
-            raise Unread
-        return mpmath.mpf(x.numerator) / x.denominator
-    if not mpmath.isfinite(x):
+    if isinstance(x, Fraction) and _bits(x) > 1.5 * digits or not isinstance(x, Fraction) and not mpmath.isfinite(x):
         raise Unread
-    return x
+    return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
-def _equal(x, y, digits: int) -> bool:
-    """Exactly if both are rational, else to half of the digits, relative to the larger."""
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    return _rounded("-", digits, _float(x, digits), _float(y, digits)) == 0
-
-
-def _letters(tree) -> set[str]:
-    return {tree} if isinstance(tree, str) else set().union(*map(_letters, tree[1:])) if isinstance(tree, tuple) else set()
+def _readable(text: str) -> bool:
+    try:
+        return _compute(text) is None or True
+    except (Unread, ZeroDivisionError):
+        return False
 
 
 def symbolic(answer: str, gold: str) -> bool:
@@ -627,15 +602,13 @@ def symbolic(answer: str, gold: str) -> bool:
     (True, True, False)
     """
     (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
-    trees = [_read(side) for side in sides + gold_sides]
-    if signs != gold_signs or len(signs) > 1 or None in trees:
+    letters = {x for x in _TOKEN.findall(answer + " " + gold) if re.fullmatch(_LETTER, x)}
+    if signs != gold_signs or len(signs) > 1 or not all(map(_readable, sides + gold_sides)):
         return False
-    a, g = [("-", *trees[:2]), ("-", *trees[2:])] if signs else trees
-    letters = (_letters(a) | _letters(g)) - {"e", "i", r"\pi"}
     verdict = False
-    for digits in (400,) if letters else (400, 4000):  # most differences show at once; that of 10^{1000}+1 needs many digits
+    for digits in (400,) if letters - _CONSTANTS else (400, 4000):       # 10^{1000}+1 needs many digits to differ
         try:
-            verdict = _agree(a, g, signs, letters, digits)
+            verdict = _agree(sides, gold_sides, signs, letters, digits)
         except (ArithmeticError, ValueError, TypeError):                 # Unread, or an inequality of complex numbers
             continue
         if not verdict:
@@ -643,40 +616,42 @@ def symbolic(answer: str, gold: str) -> bool:
     return verdict
 
 
-def _agree(a, g, signs: list[str], letters: set[str], digits: int) -> bool:
-    import mpmath
-    with mpmath.workdps(digits):
-        pairs = _values_at_points(a, g, letters, digits, until_unequal=not signs)
-        if not signs:
-            return all(_equal(x, y, digits) for x, y in pairs)
-        (a0, g0), *others = pairs
-        multiple = a0 != 0 != g0 and all(_equal(x * g0, y * a0, digits) for x, y in others)
-        collapsed = all(_equal(x, a0, digits) for x, _ in others)        # 25 = 26, or x = x
-        return bool(multiple and not collapsed and (signs[0] in ("=", r"\ne") or a0 * g0 > 0))
+_CONSTANTS = {"e", "i", r"\pi"}
 
 
-def _values_at_points(a, g, letters: set[str], digits: int, until_unequal: bool) -> list[tuple]:
-    """Both values at a dozen points, always the same; points where one is not real count only if there is no other."""
+def _agree(sides: list[str], gold_sides: list[str], signs: list[str], letters: set[str], digits: int) -> bool:
+    """Compares the values at a dozen points, always the same; where one is not real counts only if there are no others."""
     import random
 
     import mpmath
+
+    def equal(x, y):
+        return _step(digits, "-", x, y) == 0
+
     dice, real, imaginary = random.Random(0), [], []
-    constants = {"e": +mpmath.e, r"\pi": +mpmath.pi, "i": mpmath.mpc(0, 1)}
-    for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if letters else (0,):           # never whole, nor their sums
-        point = {x: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
-                 for x, prime in zip(sorted(letters), (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53))}
-        try:
-            x, y = [_value(tree, point | constants, digits) for tree in (a, g)]
-            unreal = [abs(_float(v, digits).imag) * 10 ** (digits // 2) > abs(v) for v in (x, y) if not isinstance(v, Fraction)]
-        except (ArithmeticError, ValueError):         # no number there, or Unread
-            continue
-        if until_unequal and not any(unreal) and not _equal(x, y, digits):
-            return [(x, y)]
-        (imaginary if any(unreal) else real).append((x, y))
-    pairs = real if len(real) > 3 and "i" not in _letters(a) | _letters(g) else real + imaginary
-    if len(pairs) < (4 if letters else 1):
-        raise ArithmeticError
-    return pairs
+    with mpmath.workdps(digits):
+        constants = {"e": +mpmath.e, r"\pi": +mpmath.pi, "i": mpmath.mpc(0, 1)}
+        for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if letters - _CONSTANTS else (0,):    # never whole, nor their sums
+            point = {x: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
+                     for x, prime in zip(sorted(letters - _CONSTANTS), (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53))}
+            try:
+                x, y = [_step(digits, "-", *values, *[Fraction(0)] * (len(values) < 2)) for values in
+                        ([_compute(side, point | constants, digits) for side in part] for part in (sides, gold_sides))]
+                unreal = any(abs(_float(v, digits).imag) * 10 ** (digits // 2) > abs(v) for v in (x, y) if not isinstance(v, Fraction))
+            except (ArithmeticError, ValueError):     # no number there, or Unread
+                continue
+            if not signs and not unreal and not equal(x, y):
+                return False
+            (imaginary if unreal else real).append((x, y))
+        pairs = real if len(real) > 3 and "i" not in letters else real + imaginary
+        if len(pairs) < (4 if letters - _CONSTANTS else 1):
+            raise ArithmeticError
+        if not signs:
+            return all(equal(x, y) for x, y in pairs)
+        (a0, g0), *others = pairs
+        multiple = a0 != 0 != g0 and all(equal(x * g0, y * a0) for x, y in others)
+        collapsed = all(equal(x, a0) for x, _ in others)                 # 25 = 26, or x = x
+        return bool(multiple and not collapsed and (signs[0] in ("=", r"\ne") or a0 * g0 > 0))
 
 
 # ------------------------------------------------------------------------------------------ killable workers

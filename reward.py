@@ -312,6 +312,7 @@ def same_relation(answer, gold, ask):
         chain, value = (sides, gold) if signs else (gold_sides, answer)
         while chain[1:] and _NAME.fullmatch(chain[0]):                   # every side but the name must be the value
             chain = chain[1:]
+        chain = chain[:1] if len(chain) == 2 and re.fullmatch("[A-Za-z]", chain[1]) else chain          # 5 = x
         return all(_same(side, value, ask) for side in chain)
     if signs[:1] == gold_signs[:1] == ["="] and sides[0] == gold_sides[0] and _NAME.fullmatch(sides[0]):
         return _same(answer.partition("=")[2], gold.partition("=")[2], ask)
@@ -477,15 +478,16 @@ class _Reader:
         return value
 
     def product(self):
-        value = self.power()
+        start, value = self.at, self.power()
         while True:
-            side_by_side = self.next(_FACTOR)
-            if side_by_side and (self.next(_NUMBER) and self.tokens[self.at - 1] != ")" or self.next(r"\{")):
-                self.refuse()                         # (n-2)2 is a product; 20 5, x2 and 20{5} are nothing
+            before, side_by_side = self.tokens[self.at - 1], self.next(_FACTOR)
+            touching = self.next(_NUMBER) and (before not in ")}!" or self.tokens[start] == "{")
+            if side_by_side and (touching or self.next(r"\{")):
+                self.refuse()                         # (n-2)2 is a product; 20 5, x2, {20}5 and 20{5} are nothing
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
-                value = self.step("*", value, self.power())
+                start, value = self.at, self.step("*", value, self.power())
             elif self.take(r"/|\\div"):
-                value = self.step("/", value, self.power())
+                start, value = self.at, self.step("/", value, self.power())
                 if self.next(_FACTOR):                # 1/2x may be meant either way
                     self.refuse()
             else:

@@ -111,7 +111,64 @@ TABLES = [
         \text{x=5} ~ 5
         \theta=\frac{\pi}{3} ~ \frac{\pi}{3}
         r=2\cos\theta ~ 2\cos\theta
-        r=2\cos\theta # r=2\sin\theta"""),
+        r=2\cos\theta # r=2\sin\theta
+        x=5, y=3 # x=3, y=5
+        a=1, b=2, c=3 ~ c=3, a=1, b=2
+        a=1, b=2 # a=2, b=1
+        x=2 # 2x
+        x_1=1, x_2=2 # x_1=2, x_2=1
+        x_1=1, x_2=2 ~ 1, 2
+        x_{1,2}=1\pm\sqrt2 ~ 1\pm\sqrt2
+        \text{min}=1,\text{max}=5 # \text{min}=5,\text{max}=1
+        p=2\text{ and }q=3 # p=3\text{ and }q=2
+        A=\{1,2\} ~ \{1,2\}
+        A=\{1,2\} # B=\{1,2\}
+        P(A|B)=\frac12 ~ \frac12
+        P(A)=\frac12 # P(B)=\frac12
+        \left\lceil\frac{n+1}{2}\right\rceil # \left\lceil\frac{n}{2}\right\rceil
+        z=\pm i ~ i,-i
+        z=\pm i # z=i
+        x=2\pm\sqrt3 ~ 2+\sqrt3, 2-\sqrt3
+        x=2\pm\sqrt3 # 2+\sqrt3, 2-\sqrt5
+        y=mx+b # y=bx+m
+        y=mx+b ~ y=b+mx
+        y-1=2(x-3) ~ y=2x-5
+        y-1=2(x-3) # y=2x+5
+        2x+3y=6 ~ 4x+6y=12
+        2x+3y=6 # 2x-3y=6
+        2x+3y=6 ~ -2x-3y=-6
+        x^2+y^2=4 # x^2+y^2=2
+        x^2=4 # x=2
+        xy=1 # x+y=1
+        (x-1)^2+(y-2)^2=9 ~ x^2+y^2-2x-4y-4=0
+        (x-1)^2+(y-2)^2=9 # (x-2)^2+(y-1)^2=9
+        \frac{x}{2}=\frac{y}{3} ~ 3x=2y
+        x=y=z # x=y
+        3=x ~ x=3
+        5=x ~ 5
+        0=1 # 1=2
+        1=1 # 2=2
+        x-x=0 # y-y=0
+        x+y=x+y # 0=0
+        \sin^2x+\cos^2x=1 # \tan x\cot x=1
+        x<y # y<x
+        x\le y ~ y\ge x
+        x<2 \text{ or } x>3 ~ x>3\text{ or }x<2
+        x<2 \text{ and } x>1 # x<2
+        1<x # 1\le x
+        1<x<3 # 1<x\le3
+        1<x<3 # 1<y<3
+        3>x>1 ~ 1<x<3
+        x>1, x<3 # x>1
+        x>-1 ~ -x<1
+        x>-1 # -x>1
+        0<2x<4 ~ 0<x<2
+        0<2x<4 # 0<x<4
+        x^2<4 # -2<x<2
+        a\ne b ~ b\ne a
+        a\ne b # a\ne c
+        a\ne b # a=b
+        26=x # 25"""),
     ("units, percent and currency", r"""
         60\degree ~ 60^\circ
         $\frac12$. ~ \frac{1}{2}
@@ -231,7 +288,9 @@ TABLES = [
         \infty\text{ many} # \infty
         \text{13 cm} ~ 13
         \text{x} ~ x
-        2\text{cis}\frac{\pi}{4} # 2"""),
+        2\text{cis}\frac{\pi}{4} # 2
+        33.33\% # 33.3\%
+        16\frac23\% ~ \frac{50}{3}\%"""),
     ("lists, sets, intervals, pairs and matrices", r"""
         \{\} ~ \varnothing
         \sqrt[3]{-8} ~ -2
@@ -315,7 +374,26 @@ TABLES = [
         \text{(1,2)} ~ (1,2)
         5, # 6
         5; # 6
-        5\, ~ 5"""),
+        5\, ~ 5
+        A\cup B # A\cap B
+        A\cup B ~ B\cup A
+        \max(a,b) # \min(a,b)
+        \max\{a,b\} # \min\{a,b\}
+        \pm1,\pm2 ~ 1,-1,2,-2
+        \pm1,\pm2 # 1,-1,2
+        \pm\frac{\sqrt2}{2} ~ \pm\frac{1}{\sqrt2}
+        \{-1,0,1\} ~ 0,\pm1
+        (0,1] # (0,1)
+        [1,2) # (1,2]
+        (1,2) # 1,2
+        1,2 # (1,2)
+        \{1,2\} # (1,2)
+        (1,2)\cup\{3\} # (1,2)
+        (-\infty,2]\cup[3,\infty) ~ [3,\infty)\cup(-\infty,2]
+        (2,1) # (1,2)
+        ((1,2),(3,4)) # ((1,2),(4,3))
+        ((1,2),(3,4)) ~ ((1, 2), (3, 4))
+        (1,2)\to(3,4) # (1,2)"""),
     ("words and letters", r"""
         m n ~ mn
         \varnothing ~ \emptyset
@@ -350,7 +428,14 @@ TABLES = [
         \triangle ABC # \triangle ACB
         \overline{AB} ~ \overline{AB}
         \overrightarrow{AB} # \overline{AB}
-        \overline{z} # z"""),
+        \overline{z} # z
+        A\subset B # B\subset A
+        A \setminus B # B\setminus A
+        a\mid b # b\mid a
+        \lfloor x\rfloor # x
+        \lfloor x \rfloor # \lceil x\rceil
+        \arccos x # \arcsin x
+        A\to B # B\to A"""),
     ("what is not understood is compared as text", r"""
         0 # \frac{dy}{dx}
         3+\frac{da}{db} # 3
@@ -368,7 +453,8 @@ TABLES = [
         y'=2x # y=2x
         \dot{x} # x
         x^\prime # x
-        '5' # 6"""),
+        '5' # 6
+        3\cdot{20}5 # 300"""),
     ("very small and very large differences", r"""
         \frac{1}{2^{98}} # \frac{1}{2^{99}}
         10^{-20} # 10^{-21}
@@ -396,7 +482,26 @@ TABLES = [
         2^{2025}\pi # \pi 2^{2024}
         1e10 ~ 10^{10}
         6.02 \times 10^{23} # 6.02\times10^{22}
-        6.02 \times 10^{23} # 6.022\times10^{23}"""),
+        6.02 \times 10^{23} # 6.022\times10^{23}
+        10^{-100} # 0
+        10^{100} # 10^{100}+1
+        \frac{10^{100}}{10^{100}+1} # 1
+        (1+10^{-50})^2 # 1
+        \sqrt{1+10^{-50}} # 1
+        \cos(10^{-30}) # 1
+        e^{10^{-60}} # 1
+        \sin(10^{-30}) # 10^{-30}
+        \ln(1+10^{-50}) # 10^{-50}
+        \tan(10^{-40}) # \sin(10^{-40})
+        \sqrt{x^2+10^{-40}} # |x|
+        x+10^{-30} # x
+        \frac{x}{1+10^{-30}} # x
+        x(1-10^{-50}) # x
+        2^{-98} # 2^{-99}
+        \frac{1}{2^{98}} ~ 2^{-98}
+        \frac{52!}{13!39!} ~ \binom{52}{13}
+        \frac{52!}{13!39!} # \binom{52}{12}
+        13!39! ~ 39!\cdot 13!"""),
     ("numbers without letters", r"""
         \frac23E_{2} # \frac23E_{1}
         \log_{10} 2 ~ \log _{10} 2
@@ -551,7 +656,6 @@ TABLES = [
         \frac{1}{2}\cdot\frac{1}{3} ~ \frac16
         \frac{1}{2}\frac{1}{3} ~ \frac16
         \frac{1}{2} \frac{1}{3} # \frac56
-        \frac{3}{4}5 # \frac{15}{4}
         1\dfrac{1}{2} ~ \frac32
         1 1/2 ~ \frac32
         1 1/2 # \frac{11}{2}
@@ -570,7 +674,51 @@ TABLES = [
         3+\sqrt{-4} ~ 3+2i
         |3+4i| ~ 5
         e^{\pi i}+1 ~ 0
-        \cos\theta+i\sin\theta ~ e^{i\theta}"""),
+        \cos\theta+i\sin\theta ~ e^{i\theta}
+        P(A|B) # P(B|A)
+        \sqrt{2}+\sqrt{3} # \sqrt{5}
+        3.14 # \pi
+        \frac{22}{7} # \pi
+        3.14159 # \pi
+        2.718 # e
+        1.414 # \sqrt2
+        0.33 # \frac13
+        0.3333 # \frac{1}{3}
+        0.\overline{3} ~ \frac13
+        0.\overline{142857} ~ \frac17
+        0.1\overline{42857} # \frac17
+        99.9 # 100
+        1e-100 # 0
+        \frac{4!\cdot48!}{52!} ~ \frac{1}{\binom{52}{4}}
+        \frac{100!}{99!} ~ 100
+        \frac{1}{52!} # 0
+        \frac{365!}{365^{23}\cdot342!} # \frac{365!}{365^{22}\cdot342!}
+        1-\frac{365!}{365^{23}342!} ~ 1-\frac{365!}{342!\cdot365^{23}}
+        \lfloor\pi\rfloor ~ 3
+        \lceil\pi\rceil ~ 4
+        \lfloor -2.5\rfloor ~ -3
+        \sin 2\theta ~ 2\sin\theta\cos\theta
+        \arcsin\frac12 ~ \frac{\pi}{6}
+        \arctan\frac12+\arctan\frac13 ~ \frac{\pi}{4}
+        \sin\frac{\pi}{5} # \sin\frac{\pi}{7}
+        \log_3 9 ~ 2
+        \log_{\frac12}8 ~ -3
+        \log_9 3 ~ 0.5
+        \log 2+\log 5 ~ 1
+        2+3i # 2-3i
+        3i+2 ~ 2+3i
+        i^2 ~ -1
+        i^3 ~ -i
+        \frac{1+i}{1-i} ~ i
+        \sqrt{-3} ~ i\sqrt3
+        e^{2\pi i/3} ~ -\frac12+\frac{\sqrt3}{2}i
+        e^{2\pi i/3} # -\frac12-\frac{\sqrt3}{2}i
+        \omega # \omega^2
+        1\to2\to3 # 1\to3\to2
+        1\to2 ~ 1 \to 2
+        {20}5 # 100
+        2^3 4 ~ 32
+        \sqrt2 3 ~ 3\sqrt2"""),
     ("formulas with letters", r"""
         2ab # 2bc
         2 # 2ab
@@ -723,7 +871,38 @@ TABLES = [
         \frac12x ~ \frac{x}{2}
         \frac1{2x} # \frac12x
         \sqrt x ~ \sqrt{x}
-        \sqrt{x}y ~ y\sqrt x"""),
+        \sqrt{x}y ~ y\sqrt x
+        a|b # b|a
+        \sqrt{a+b} # \sqrt a+\sqrt b
+        (a+b)^n # a^n+b^n
+        \frac{a}{b}+\frac{c}{d} # \frac{a+c}{b+d}
+        \ln(a+b) # \ln a+\ln b
+        \ln(ab) ~ \ln a+\ln b
+        2^{a+b} ~ 2^a2^b
+        2^{a+b} # 2^a+2^b
+        2^{ab} ~ (2^a)^b
+        x^{2^{n}} # x^{2n}
+        -x^2 # (-x)^2
+        (-x)^2 ~ x^2
+        x^{-2} # -x^2
+        1-x # x-1
+        \frac{1-x}{1+x} # \frac{1+x}{1-x}
+        \frac{a-b}{c} ~ -\frac{b-a}{c}
+        \frac{-a}{b} ~ -\frac{a}{b}
+        \frac{a}{-b} ~ -\frac ab
+        \lfloor\frac{n}{2}\rfloor # \frac n2
+        |x|+|y| # |x+y|
+        |a-b| ~ |b-a|
+        |x|y ~ y|x|
+        ||x|-1| # |x|-1
+        \sin x # \cos x
+        \sin x # -\sin x
+        \sin(-x) ~ -\sin x
+        \cos(-x) ~ \cos x
+        \sin^{2}x ~ (\sin x)^2
+        a+bi # a-bi
+        a+bi ~ bi+a
+        x2 # 2x"""),
 ]
 
 

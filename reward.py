@@ -152,7 +152,7 @@ def same_answer(answer: str | None, gold: str, ask=None) -> bool:
     gold = extract_answer(str(gold), thinking=False) or str(gold)
     if answer.strip() == gold.strip():
         return True
-    if len(answer) > 4000 or len(gold) > 4000:
+    if len(answer) > 2000 or len(gold) > 2000:
         return False
     answer, gold = _tidy(answer), _tidy(gold)
     if len(answer) > 400 or not answer.isascii():     # too long or too odd to be read
@@ -172,7 +172,8 @@ _SYNONYMS = {command: new for commands, new in [
     ("dfrac tfrac cfrac", r"\frac"), ("dbinom tbinom", r"\binom"), ("bar dot", r"\overline"), ("quad qquad", " "),
     ("leq leqslant leqq", r"\le"), ("geq geqslant geqq", r"\ge"), ("neq", r"\ne"), ("lt", "<"), ("gt", ">"),
     ("vert lvert rvert mid", "|"), ("ldots cdots dotsc dotsb", r"\dots"), ("varnothing", r"\emptyset"), ("colon", ":"),
-    ("lfloor", r"\floor("), ("lceil", r"\ceil("), ("rfloor rceil", ")"), ("degree", r"^\circ"), ("lbrace", r"\{"), ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
+    ("lfloor", r"\floor("), ("lceil", r"\ceil("), ("rfloor rceil", ")"), ("degree", r"^\circ"), ("lbrace", r"\{"),
+    ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
     for command in commands.split()}
 _CURRENCY = r"\\(\$|euro|pounds|yen)(?![A-Za-z]) ?"
 
@@ -223,9 +224,11 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (rf"^([+-]?) ?{_CURRENCY}(.*)", r"\1\3\\text{\2}", r"-\$25", r"-25\text{$}"),
     (rf"{_CURRENCY}$", r"\\text{\1}", r"25\$", r"25\text{$}"),
     (r"\\?%", r"\\text{percent}", r"25\%", r"25\text{percent}"),
-    (r"\^ ?\{? ?\\circ ?\}? ?(?:\\text\{ ?([CF]) ?\}|([CF])\b)?", r"\\text{degree \1\2}", r"25^\circ C", r"25\text{degree C}"),
+    (r"\^ ?\{? ?\\circ ?\}? ?(?:\\text\{ ?([CF]) ?\}|([CF])\b)?", r"\\text{degree \1\2}",
+     r"25^\circ C", r"25\text{degree C}"),
     (r"^(.*(?:[\d})]|\\pi)) ?\b([A-Za-z][A-Za-z ./^{}\d]*)$", _mark_unit, "25 cm^2", r"25\text{cm^2}"),
-    (r"(\\text\{[^{}]*\}|\\[A-Za-z]+ +(?=[A-Za-z])|\d +(?=\.?\d)|[A-Za-z]{2,} +(?=[A-Za-z]{2}))| ", r"\1", r"\pi r - 2 x", r"\pi r-2x"),
+    (r"(\\text\{[^{}]*\}|\\[A-Za-z]+ +(?=[A-Za-z])|\d +(?=\.?\d)|[A-Za-z]{2,} +(?=[A-Za-z]{2}))| ", r"\1",
+     r"\pi r - 2 x", r"\pi r-2x"),
     (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1", r"(\text{B})", "(B)"),
     (r"(\d*)\.(\d*)\\overline\{(\d+)\}", _repeating, r"0.1\overline{6}", r"\frac{15}{90}"),
     (r"\\frac ?(\w|\\pi)", r"\\frac{\1}", r"\frac12", r"\frac{1}2"),
@@ -236,10 +239,12 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"\\(sqrt|pmod) ?(\d+)", r"\\\1{\2}", r"\sqrt20", r"\sqrt{20}"),
     (r"([_^]) ?(-?\d+|[A-Za-z]|\\[a-z]+(?![a-z{]))", r"\1{\2}", "x^10", "x^{10}"),
     (r"^(?:\{(\w+)\}|\((\w+)\)|\\text\{(\w+)\})(?=_\{\d+\}$)", r"\1\2\3", "(52)_{8}", "52_{8}"),
-    (r"(?:^|(?<=[=(\[,{]))([+-]?[\d.]+)[eE]([+-]?\d{1,3})(?=$|[)\],}])", r"\1\\times10^{\2}", "1.5e-3", r"1.5\times10^{-3}"),
+    (r"(?:^|(?<=[=(\[,{]))([+-]?[\d.]+)[eE]([+-]?\d{1,3})(?=$|[)\],}])", r"\1\\times10^{\2}",
+     "1.5e-3", r"1.5\times10^{-3}"),
     (r"(^|[=(\[,{])\+", r"\1", r"[0,+\infty)", r"[0,\infty)"),
-    (r"(^|\\in)\\mathbb\{R\}(?:\\setminus\\\{([^{},]+)\\\})?$",
-     lambda m: m[1] + (rf"(-\infty,{m[2]})\cup({m[2]},\infty)" if m[2] else r"(-\infty,\infty)"), r"\mathbb{R}", r"(-\infty,\infty)"),
+    (r"(^|\\in)\\mathbb\{R\}$", r"\1(-\\infty,\\infty)", r"\mathbb{R}", r"(-\infty,\infty)"),
+    (r"(^|\\in)\\mathbb\{R\}\\setminus\\\{([^{},]+)\\\}$", r"\1(-\\infty,\2)\\cup(\2,\\infty)",
+     r"\mathbb{R}\setminus\{1\}", r"(-\infty,1)\cup(1,\infty)"),
     (r"^\\\{\\\}$", r"\\emptyset ", r"\{\}", r"\emptyset "),
     (r"(^|=|\\in)\\\{(.*)\\\}$", r"\1{\2}", r"x\in\{1,2\}", r"x\in{1,2}")]]
 
@@ -318,8 +323,8 @@ def same_relation(answer, gold, ask):
         return _same(answer.partition("=")[2], gold.partition("=")[2], ask)
     if signs != gold_signs or "=" in signs[1:] or not all(map(_readable, sides + gold_sides)):
         return signs == gold_signs and "=" not in signs and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
-    pairs = [[f"{all_sides[i]}{sign} {all_sides[i + 1]}" for all_sides in (sides, gold_sides)] for i, sign in enumerate(signs)]
-    return all(ask(*pair) for pair in pairs)
+    return all(ask(f"{sides[i]}{sign} {sides[i + 1]}", f"{gold_sides[i]}{sign} {gold_sides[i + 1]}")
+               for i, sign in enumerate(signs))
 
 
 def same_formula(answer, gold, ask):
@@ -349,10 +354,11 @@ _UNITS = {spelling: spellings.split()[0] for spellings in (
     "g gram", "in inch", "ft foot feet", "yd yard", "mi mile", "h hour hr", "min minute", "s second sec", "day", "week",
     "month", "year", "dollar $", "cent", "euro", "pound lb", "yen", "degree", "radian rad", "L liter litre", "unit",
     "people", "point", "percent", "square sq", "cubic cu", "per") for spelling in spellings.split()} | {"mph": "mi h"}
-_NO_UNIT = set("""no not or and is but if plus minus negative time half halve dozen tenth hundred hundredth thousand
-    thousandth million billion trillion squared cubed factorial of than les more most least over under below above choose
-    mod modulo pi wrong false never zero one two three four five six seven eight nine ten eleven twelve third quarter fifth sixth
-    seventh eighth ninth twelfth pair score base remainder approx about roughly nearly almost otherwise so to k bn""".split())
+_NO_UNIT = set("""no not or and is but if plus minus negative time half halve quarter third fourth fifth sixth seventh
+    eighth ninth tenth twelfth hundredth thousandth dozen pair score hundred thousand million billion trillion k bn
+    squared cubed factorial of than les more most least over under below above about approx roughly nearly almost so
+    otherwise to choose mod modulo remainder base pi wrong false never zero one two three four five six seven eight
+    nine ten eleven twelve""".split())
 
 
 def _singular(word: str) -> str:
@@ -364,20 +370,23 @@ def _singular(word: str) -> str:
 
 def _cut_unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{square inches} into 25 and "in 2": the unit's words, short and singular, and its power."""
-    found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))(\\text\{[A-Za-z./^$ -]+(?:\^?\{?[23]\}?)?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
+    found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))"      # behind a number: \text{ cm} or \text{m}/\text{s}^{2}
+                         r"(\\text\{[A-Za-z./^$ -]+(?:\^?\{?[23]\}?)?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
     words = [_singular(word) for word in re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$]", found[2])] if found else []
-    if words and len(words[0]) == 1 and words[0] not in "mgshlLNJWVAKCFT$":     # 2\text{x} is a product
-        return text, ""
-    if not 1 <= len(words) <= 4 or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text) or any(word.lower() in _NO_UNIT for word in words):
+    if (not 1 <= len(words) <= 4 or any(word.lower() in _NO_UNIT for word in words)
+            or len(words[0]) == 1 and words[0] not in "mgshlLNJWVAKCFT$"          # 2\text{x} is a product
+            or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text)):                  # \sin 30^\circ is a number
         return text, ""
     powers = ["2"] * ("square" in words or "sq" in words) + ["3"] * ("cubic" in words)
     words = [_UNITS.get(word, word) for word in words]
     return found[1], " ".join([word for word in words if word not in ("square", "cubic", "per")] + powers)
 
 
-# What may stand before = or \in as a name, or nothing: x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
-_GREEK = r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)(?![A-Za-z])"
-_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})(?:_\{{[^{{}}]+\}})?'?(?:\^\{{-1\}})?(?:\([\w,|]+\))?"
+# What may stand before = or \in as a name: nothing, x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
+_GREEK = (r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)"
+          r"(?![A-Za-z])")
+_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})"
+                   r"(?:_\{[^{}]+\})?'?(?:\^\{-1\})?(?:\([\w,|]+\))?"
                    r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)|")
 
 
@@ -397,7 +406,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
-    r"""Returns the kind (\cup, a comma for a list or set, a pair of brackets, a matrix, "" for one value) and the parts."""
+    r"""Returns the kind (\cup, a comma for a list or set, brackets, a matrix, "" for one value) and the parts."""
     if matrix := re.fullmatch(r"\\begin\{[bp]matrix\}(.*?)(?:\\\\)?\\end\{[bp]matrix\}", text):
         rows = [row.split("&") for row in matrix[1].split(r"\\")]
         return f"matrix {[len(row) for row in rows]}", sum(rows, [])
@@ -409,8 +418,8 @@ def _parts(text: str) -> tuple[str, list[str]]:
         return brackets, parts
     if len(parts := _split(text, r"\\cup(?![A-Za-z])")) > 1:
         return r"\cup", parts
-    both = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")   # \pm is two values
-    parts = [both.sub(sign, part, count=1) for part in _split(text, ",") for sign in ("+-" if both.search(part) else "+")]
+    pm = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")   # two values
+    parts = [pm.sub(sign, part, count=1) for part in _split(text, ",") for sign in ("+-" if pm.search(part) else "+")]
     return "," if len(parts) > 1 else "", parts
 
 
@@ -520,7 +529,9 @@ class _Reader:
             return self.function(_FUNCTIONS[token])
         if token.startswith(r"\sqrt"):
             return self.step("root", self.argument(), Fraction(token[6:-1] or 2))
-        return self.step(token[1:], self.argument(), self.argument()) if token in (r"\frac", r"\binom") else self.refuse()
+        if token in (r"\frac", r"\binom"):
+            return self.step(token[1:], self.argument(), self.argument())
+        self.refuse()
 
     def function(self, name: str):
         base = [self.argument() if self.take("_") else Fraction(10)] if name == "log" else []
@@ -540,39 +551,38 @@ class _Reader:
         return self.step("^", self.step(name, value, *base), power)
 
 
-_EXACT = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "frac": operator.truediv,
-          "abs": lambda x, _: abs(x), "floor": lambda x, _: math.floor(x), "ceil": lambda x, _: math.ceil(x)}
+_ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "frac": operator.truediv}
+_ROUNDING = {"abs": abs, "floor": math.floor, "ceil": math.ceil}
+_MPMATH = {"^": "power", "!": "factorial", "binom": "binomial", "ln": "log", "abs": "fabs"}          # its other names
 
 
-def _step(digits: int, name: str, x, *y):
-    """Computes one operation: exactly if all is rational; else in mpmath, where what cancels to half of all digits is 0."""
-    if x is None or None in y:
+def _step(digits: int, name: str, *numbers):
+    """One operation: exact if all is rational; else in mpmath, where what cancels to half of all digits is 0."""
+    if None in numbers:
         return None
-    if isinstance(x, Fraction) and all(isinstance(v, Fraction) for v in y):
-        whole = x.denominator == 1 and all(v.denominator == 1 for v in y)
-        if _bits(x, *y) > 40_000 or name == "^" and y[0].denominator == 1 and _bits(x) * abs(y[0]) > 40_000:
+    if all(isinstance(x, Fraction) for x in numbers):
+        whole = [int(x) for x in numbers if x.denominator == 1]
+        power = name == "^" and numbers[1].denominator == 1
+        if _bits(*numbers) * (abs(whole[-1]) if power else 1) > 40_000:
             raise Unread
-        if name == "^" and y[0].denominator == 1:
-            return x ** int(y[0])
-        if name in ("!", "binom") and whole and 0 <= min(x, *y, 0 * x) and max(x, *y, 0 * x) < 1000:
-            return Fraction(math.factorial(int(x)) if name == "!" else math.comb(int(x), int(y[0])))
-        if name in _EXACT:
-            return Fraction(_EXACT[name](x, *y or [0]))
+        if power:
+            return numbers[0] ** whole[-1]
+        if name in ("!", "binom") and len(whole) == len(numbers) and 0 <= min(whole) and max(whole) < 1000:
+            return Fraction(math.factorial(*whole) if name == "!" else math.comb(*whole))
+        if name in _ARITHMETIC or name in _ROUNDING:
+            return Fraction((_ARITHMETIC | _ROUNDING)[name](*numbers))
     if not digits:
         return None
     import mpmath
-    x, *y = [_float(v, digits) for v in (x, *y)]
-    if name in ("+", "-"):
-        result = _EXACT[name](x, *y)
-        return Fraction(0) if abs(result) * 10 ** (digits // 2) < max(abs(x), *map(abs, y)) else result
-    if name == "root" and isinstance(x, mpmath.mpf) and x < 0 and y[0] % 2 == 1:
-        return -mpmath.root(-x, int(y[0]))            # \sqrt[3]{-8} is -2
+    x, *y = [_float(number, digits) for number in numbers]
+    if name == "root":
+        odd = isinstance(x, mpmath.mpf) and x < 0 and y[0] % 2 == 1      # \sqrt[3]{-8} is -2
+        return -mpmath.root(-x, int(y[0])) if odd else mpmath.root(x, int(y[0]))
     if name in ("!", "binom") and (digits > 1000 or max(map(abs, (x, *y))) > 1000):          # would take seconds
         raise Unread
-    names = {"^": "power", "!": "factorial", "binom": "binomial", "ln": "log", "abs": "fabs"}
-    if name in _EXACT and name not in ("abs", "floor", "ceil"):
-        return _EXACT[name](x, *y)
-    return getattr(mpmath, names.get(name, name))(x, *(int(v) if name == "root" else v for v in y))
+    result = _ARITHMETIC[name](x, *y) if name in _ARITHMETIC else getattr(mpmath, _MPMATH.get(name, name))(x, *y)
+    cancelled = name in ("+", "-") and abs(result) * 10 ** (digits // 2) < max(abs(x), *map(abs, y))
+    return Fraction(0) if cancelled else result
 
 
 def _bits(*numbers: Fraction) -> int:
@@ -604,52 +614,54 @@ def symbolic(answer: str, gold: str) -> bool:
     (True, True, False)
     """
     (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
-    letters = {x for x in _TOKEN.findall(answer + " " + gold) if re.fullmatch(_LETTER, x)}
     if signs != gold_signs or len(signs) > 1 or not all(map(_readable, sides + gold_sides)):
         return False
-    verdict = False
-    for digits in (400,) if letters - _CONSTANTS else (400, 4000):       # 10^{1000}+1 needs many digits to differ
+    letters = {token for token in _TOKEN.findall(answer + " " + gold) if re.fullmatch(_LETTER, token)}
+    constant, verdict = letters <= {"e", "i", r"\pi"}, False
+    for digits in (400, 4000) if constant else (400,):                   # 10^{1000}+1 needs many digits to differ
         try:
             verdict = _agree(sides, gold_sides, signs, letters, digits)
-        except (ArithmeticError, ValueError, TypeError):                 # Unread, or an inequality of complex numbers
+        except (ArithmeticError, ValueError, TypeError):                 # no values, or an order of complex numbers
             continue
         if not verdict:
             break
     return verdict
 
 
-_CONSTANTS = {"e", "i", r"\pi"}
+def _points(letters: set[str]):
+    """Yields values for the letters, always the same: small and large, of both signs, never whole, nor their sums."""
+    import random
+    dice, names = random.Random(0), sorted(letters - {"e", "i", r"\pi"})
+    for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if names else (0,):
+        yield {name: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
+               for name, prime in zip(names, (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53))}
 
 
 def _agree(sides: list[str], gold_sides: list[str], signs: list[str], letters: set[str], digits: int) -> bool:
-    """Compares the values at a dozen points, always the same; where one is not real counts only if there are no others."""
-    import random
-
+    """Compares the values at all points; those where one is not real only if there are hardly others."""
     import mpmath
+    real, imaginary = [], []                          # pairs: value of the answer, or left - right, and the gold's
 
     def equal(x, y):
         return _step(digits, "-", x, y) == 0
 
-    dice, real, imaginary = random.Random(0), [], []
     with mpmath.workdps(digits):
         constants = {"e": +mpmath.e, r"\pi": +mpmath.pi, "i": mpmath.mpc(0, 1)}
-        for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if letters - _CONSTANTS else (0,):    # never whole, nor their sums
-            point = {x: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
-                     for x, prime in zip(sorted(letters - _CONSTANTS), (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53))}
+        for point in _points(letters):
             try:
-                x, y = [_step(digits, "-", *values, *[Fraction(0)] * (len(values) < 2)) for values in
-                        ([_compute(side, point | constants, digits) for side in part] for part in (sides, gold_sides))]
-                unreal = any(abs(_float(v, digits).imag) * 10 ** (digits // 2) > abs(v) for v in (x, y) if not isinstance(v, Fraction))
+                values = [_compute(side, point | constants, digits) for side in sides + gold_sides]
+                x, y = [_step(digits, "-", *pair) for pair in (values[:2], values[2:])] if signs else values
+                same, unreal = equal(x, y), any(abs(v.imag) * 10 ** (digits // 2) > abs(v) for v in (x, y))
             except (ArithmeticError, ValueError):     # no number there, or Unread
                 continue
-            if not signs and not unreal and not equal(x, y):
+            if not signs and not unreal and not same:
                 return False
             (imaginary if unreal else real).append((x, y))
         pairs = real if len(real) > 3 and "i" not in letters else real + imaginary
-        if len(pairs) < (4 if letters - _CONSTANTS else 1):
+        if len(pairs) < (4 if len(point) else 1):
             raise ArithmeticError
         if not signs:
-            return all(equal(x, y) for x, y in pairs)
+            return all(equal(*pair) for pair in pairs)
         (a0, g0), *others = pairs
         multiple = a0 != 0 != g0 and all(equal(x * g0, y * a0) for x, y in others)
         collapsed = all(equal(x, a0) for x, _ in others)                 # 25 = 26, or x = x
@@ -741,7 +753,7 @@ def _judge(answer: str | None, gold: str | None) -> Grade:
         return Grade(answer, _ask(answer, gold) if asked else correct, False)
     except TimeoutError:
         return Grade(answer, False, True)
-    except (ValueError, IndexError, RecursionError):  # the model's text never makes us raise
+    except (ArithmeticError, ValueError, IndexError, RecursionError):    # the model's text never makes us raise
         return Grade(answer, False, False)
 
 
@@ -780,11 +792,12 @@ def _completion_text(completion) -> str:
 def compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float:
     """verl's custom reward function. verl passes no lengths: without "n_tokens", "finished" and "cap" in
     ``extra_info``, a rollout that max_response_length cut after its box still earns 1. "thinking" is read there too.
-    ``ground_truth`` is a text, or a list or array of texts of which any one counts, as such, as JSON or as {"target": ...}.
+    ``ground_truth`` is a text, or a list or array of texts of which any one counts, also as JSON or {"target": ...}.
     """
     info, golds = extra_info or {}, _golds(ground_truth)
     grades = grade([solution_str] * len(golds), golds, info.get("thinking", True))
-    return thinkprune(any(g.correct for g in grades), info.get("finished", True), info.get("n_tokens", 1), info.get("cap", 1 << 30))
+    correct = any(g.correct for g in grades)
+    return thinkprune(correct, info.get("finished", True), info.get("n_tokens", 1), info.get("cap", 1 << 30))
 
 
 def _golds(gold) -> list[str]:
@@ -800,7 +813,8 @@ def _golds(gold) -> list[str]:
             pass
     gold = gold["target"] if isinstance(gold, dict) else gold
     gold = gold.tolist() if hasattr(gold, "tolist") else gold            # numpy
-    return [str(g) for g in gold if g is not None] if isinstance(gold, (list, tuple)) else [] if gold is None else [str(gold)]
+    golds = gold if isinstance(gold, (list, tuple)) else [gold]
+    return [str(g) for g in golds if g is not None]
 
 
 def main() -> None:

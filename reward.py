@@ -16,8 +16,10 @@ Policy, where graders disagree (tests/test_reward.py has each line as a test):
 - An inequality equals only an inequality, never an interval or a number; 5 > x is x < 5; x \in [1,2] is [1,2].
 - x=5 is 5 but not y=5; in a chain every part must equal the gold: 26=25 is not 25. The letter i is the imaginary unit.
 - Equations are equal if one is a multiple of the other. One that holds always or never equals nothing.
+- \log is \log_{10}. Numbers side by side are a product or nothing: 20(5) is 100, 20 5 is no number. What may be meant
+  either way (1/2x, x2, \sin(x)^2, 20{5}) is compared as text.
 - A choice is its letter alone: (A), \text{A}, "A." are A. Words compare as words, case ignored; letters keep theirs.
-- What the reader below does not understand to the last sign is compared as text: derivatives, sums, code, rare Unicode.
+- What the reader below does not understand to the last sign is text: derivatives, sums, code, rare Unicode.
 """
 import argparse
 import atexit
@@ -218,6 +220,7 @@ _RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"(?<!\\)(?:\$|\\[,!;: ])|~|\s+", " ", r"$1$ and\,$2$", " 1  and  2 "),
     (r"\\text\{([ei])\}|(^|[A-Za-z=+*^(,{<>|-]) ?\\text\{([A-Za-z])\}", r"\2 \1\3 ", r"x+\text{v}", "x+ v "),
     (r"^(?: |\\[(\[])+|(?:(?<![\\.])[.,] ?| |(?<!\\)\\[)\]]|(?<!\\)\\$)+$", "", r"\( 25 \).", "25"),
+    (r"_\{\\text\{([^{}]*)\}\}", r"_{\1}", r"x_{\text{min}}", "x_{min}"),
     (r"^\\text\{([^{}]*)\}$", r"\1", r"\text{25 cm}", "25 cm"),
     (r"(?<![\d,.(\[{ ])\d{1,3}(?:[, ]\d{3})+(?![\d,])", lambda m: re.sub("[, ]", "", m[0]), "1,234", "1234"),
     (r"[, ]*(?:\\text\{[, ]*(?:and|or)[ ,]*\}|\b(?:and|or)\b|;)[, ]*", ",", r"1 \text{ or } 2", "1,2"),
@@ -385,9 +388,9 @@ def _cut_unit(text: str) -> tuple[str, str]:
 # What may stand before = or \in as a name: nothing, x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
 _GREEK = (r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)"
           r"(?![A-Za-z])")
-_NAME = re.compile(rf"(?:(?:\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})"
-                   r"(?:_\{[^{}]+\})?'?(?:\^\{-1\})?(?:\([\w,|]+\))?"
-                   r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|\\text\{[A-Za-z ]+\}|\\abs\(\w+\)|")
+_NAME = re.compile(rf"(?:(?:m?\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})"
+                   r"(?:_\{[^{}]+\})?'?(?:\^\{-1\})?(?:\([^()\\<>^]+\))?"
+                   r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|(?:\\text|\\overline)\{[A-Za-z ]+\}|\\abs\(\w+\)|\[[A-Z]+\]|")
 
 
 def _depths(text: str) -> list[int]:
@@ -634,7 +637,7 @@ def _points(letters: set[str]):
     dice, names = random.Random(0), sorted(letters - {"e", "i", r"\pi"})
     for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if names else (0,):
         yield {name: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
-               for name, prime in zip(names, (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53))}
+               for name, prime in zip(names, (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53) * 9)}
 
 
 def _agree(sides: list[str], gold_sides: list[str], signs: list[str], letters: set[str], digits: int) -> bool:

@@ -168,7 +168,27 @@ TABLES = [
         a\ne b ~ b\ne a
         a\ne b # a\ne c
         a\ne b # a=b
-        26=x # 25"""),
+        26=x # 25
+        x_{\text{min}}=1 # x_{\text{max}}=1
+        x_{\text{min}}=1 ~ 1
+        x_{\mathrm{min}}=1 ~ x_{\text{min}}=1
+        P(X=2)=0.3 ~ 0.3
+        P(X=2)=0.3 # P(X=3)=0.3
+        f(-1)=3 ~ 3
+        f(-1)=3 # f(1)=3
+        f(\frac12)=3 # f(\frac13)=3
+        [ABC]=12 ~ 12
+        [ABC]=12 # [ABD]=12
+        \overline{AB}=5 ~ 5
+        \overline{AB}=5 # \overline{AC}=5
+        m\angle ABC=30^\circ ~ 30^\circ
+        \left ( 1 , 2 \right ) ~ (1,2)
+        x = 5 \text{ cm} ~ 5
+        \sin A=\frac35 # \cos A=\frac35
+        n=5, m=3 # n=3, m=5
+        -2x=1 # 2x=1
+        a:b=1:2 # a:b=2:1
+        a:b=1:2 ~ a:b=1:2"""),
     ("units, percent and currency", r"""
         60\degree ~ 60^\circ
         $\frac12$. ~ \frac{1}{2}
@@ -290,7 +310,8 @@ TABLES = [
         \text{x} ~ x
         2\text{cis}\frac{\pi}{4} # 2
         33.33\% # 33.3\%
-        16\frac23\% ~ \frac{50}{3}\%"""),
+        16\frac23\% ~ \frac{50}{3}\%
+        $\$25$ ~ 25"""),
     ("lists, sets, intervals, pairs and matrices", r"""
         \{\} ~ \varnothing
         \sqrt[3]{-8} ~ -2
@@ -393,7 +414,11 @@ TABLES = [
         (2,1) # (1,2)
         ((1,2),(3,4)) # ((1,2),(4,3))
         ((1,2),(3,4)) ~ ((1, 2), (3, 4))
-        (1,2)\to(3,4) # (1,2)"""),
+        (1,2)\to(3,4) # (1,2)
+        \sqrt [3] { 8 } ~ 2
+        \langle 1, 2\rangle ~ \langle 1,2 \rangle
+        \langle 1,2\rangle # \langle 2,1\rangle
+        5 \text{ or } -5 ~ \pm 5"""),
     ("words and letters", r"""
         m n ~ mn
         \varnothing ~ \emptyset
@@ -718,7 +743,11 @@ TABLES = [
         1\to2 ~ 1 \to 2
         {20}5 # 100
         2^3 4 ~ 32
-        \sqrt2 3 ~ 3\sqrt2"""),
+        \sqrt2 3 ~ 3\sqrt2
+        \frac { 1 } { 2 } ~ \frac12
+        {1}/{2} ~ \frac12
+        \( \frac12 \) ~ 0.5
+        \frac{5}{6} \approx 0.833 # 0.833"""),
     ("formulas with letters", r"""
         2ab # 2bc
         2 # 2ab
@@ -902,7 +931,11 @@ TABLES = [
         \sin^{2}x ~ (\sin x)^2
         a+bi # a-bi
         a+bi ~ bi+a
-        x2 # 2x"""),
+        x2 # 2x
+        x ^ { 2 } ~ x^2
+        \[ x \] ~ x
+        \text{The answer is } 5 # 6
+        -2x # 2x"""),
 ]
 
 

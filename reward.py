@@ -333,8 +333,8 @@ def same_relation(answer, gold, ask):
 def same_formula(answer, gold, ask):
     r"""b+a = a+b and \frac{7!}{16} = 315, if both are understood to the last sign."""
     for text, other in (answer, gold), (gold, answer):
-        if re.fullmatch(r"[A-Za-z ]+|[A-Za-z]{4,}[A-Za-z' -]*", text) and text not in ("i", "e") and (
-                other.isalpha() or not set(text) <= set(other)):
+        if re.fullmatch(r"[A-E]|[A-Za-z]{4,}[A-Za-z' -]*", text) or re.fullmatch("[A-Za-z ]+", text) and (
+                other.isalpha() or not set(text) <= {"i", "e", *other}):
             return None                               # words, or the letter of a choice
     try:
         a, g = _compute(answer), _compute(gold)
@@ -356,7 +356,7 @@ _UNITS = {spelling: spellings.split()[0] for spellings in (
     "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "kg kilogram",
     "g gram", "in inch", "ft foot feet", "yd yard", "mi mile", "h hour hr", "min minute", "s second sec", "day", "week",
     "month", "year", "dollar $", "cent", "euro", "pound lb", "yen", "degree", "radian rad", "L liter litre", "unit",
-    "people", "point", "percent", "square sq", "cubic cu", "per") for spelling in spellings.split()} | {"mph": "mi h"}
+    "people", "point", "percent", "square sq", "cubic cu", "/ per") for spelling in spellings.split()} | {"mph": "mi / h"}
 _NO_UNIT = set("""no not or and is but if plus minus negative time half halve quarter third fourth fifth sixth seventh
     eighth ninth tenth twelfth hundredth thousandth dozen pair score hundred thousand million billion trillion k bn
     squared cubed factorial of than les more most least over under below above about approx roughly nearly almost so
@@ -375,14 +375,14 @@ def _cut_unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{square inches} into 25 and "in 2": the unit's words, short and singular, and its power."""
     found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))"      # behind a number: \text{ cm} or \text{m}/\text{s}^{2}
                          r"(\\text\{[A-Za-z./^$ -]+(?:\^?\{?[23]\}?)?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
-    words = [_singular(word) for word in re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$]", found[2])] if found else []
-    if (not 1 <= len(words) <= 4 or any(word.lower() in _NO_UNIT for word in words)
+    words = [_singular(word) for word in re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$/]", found[2])] if found else []
+    if (not 1 <= len(words) <= 5 or any(word.lower() in _NO_UNIT for word in words)
             or len(words[0]) == 1 and words[0] not in "mgshlLNJWVAKCFT$"          # 2\text{x} is a product
             or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text)):                  # \sin 30^\circ is a number
         return text, ""
     powers = ["2"] * ("square" in words or "sq" in words) + ["3"] * ("cubic" in words)
     words = [_UNITS.get(word, word) for word in words]
-    return found[1], " ".join([word for word in words if word not in ("square", "cubic", "per")] + powers)
+    return found[1], " ".join([word for word in words if word not in ("square", "cubic")] + powers)
 
 
 # What may stand before = or \in as a name: nothing, x, a_1, f(2), m+n, (x,y), m_{\max}, \angle ABC, \text{Area}, |AB|
@@ -444,7 +444,7 @@ _LETTER = rf"(?:[A-Za-z]|{_GREEK})(?:_\{{[^{{}}]*\}})?"                   # x_{{
 _NUMBER = r"\d+\.?\d*|\.\d+"
 _FUNCTIONS = {"\\" + name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp log floor ceil abs".split()} | {
     r"\ln": "ln", r"\lg": "log", r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan"}
-_FACTOR = rf"{_NUMBER}|{_LETTER}|[({{]|\\frac|\\binom|\\sqrt.*|" + "|".join(map(re.escape, _FUNCTIONS))
+_FACTOR = rf"{_NUMBER}|{_LETTER}|[({{]|\\frac|\\binom|\\sqrt(?:\[\d\])?|" + "|".join(map(re.escape, _FUNCTIONS))
 _TOKEN = re.compile(rf"\\text\{{degree \}}|{_LETTER}|{_NUMBER}|\\sqrt\[\d\]|\\[A-Za-z]+|\S")
 _DERIVATIVE = re.compile(r"(?:\\partial|(?<![A-Za-z\\])d)[^,=]*?(?:\}\{|/)\(?(?:\\partial|d(?=[A-Za-z\\]))")
 
@@ -494,8 +494,9 @@ class _Reader:
         while True:
             before, side_by_side = self.tokens[self.at - 1], self.next(_FACTOR)
             touching = self.next(_NUMBER) and (before not in ")}!" or self.tokens[start] == "{")
-            if side_by_side and (touching or self.next(r"\{")):
-                self.refuse()                         # (n-2)2 is a product; 20 5, x2, {20}5 and 20{5} are nothing
+            improper = re.match(r"\d+\\frac\{\d+\}\{\d+\}", "".join(self.tokens[self.at - 1:self.at + 7]))
+            if side_by_side and (touching or improper or self.next(r"\{")):
+                self.refuse()                         # (n-2)2 is a product; 20 5, x2, 20{5} and 1\frac{5}{2} are nothing
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
                 start, value = self.at, self.step("*", value, self.power())
             elif self.take(r"/|\\div"):
@@ -530,7 +531,7 @@ class _Reader:
             return self.letters.get(token)
         if token in _FUNCTIONS:
             return self.function(_FUNCTIONS[token])
-        if token.startswith(r"\sqrt"):
+        if re.fullmatch(r"\\sqrt(\[\d\])?", token):
             return self.step("root", self.argument(), Fraction(token[6:-1] or 2))
         if token in (r"\frac", r"\binom"):
             return self.step(token[1:], self.argument(), self.argument())
@@ -545,7 +546,7 @@ class _Reader:
                 self.refuse()                         # \sin(x)^2 may be meant either way
         else:                                         # \sin 2\pi x ends before the next sign, function or bracket
             value = self.power()
-            while self.next(rf"{_LETTER}|\\frac|\\sqrt.*"):
+            while self.next(rf"{_LETTER}|\\frac|\\sqrt(?:\[\d\])?"):
                 value = self.step("*", value, self.power())
             if self.next(rf"[({{]|{_NUMBER}"):
                 self.refuse()
@@ -607,6 +608,12 @@ def _readable(text: str) -> bool:
         return False
 
 
+def _words(text: str) -> list[str]:
+    """Runs of letters that look like words, not like a product of variables."""
+    runs = re.findall(r"(?<![A-Za-z\\])[A-Za-z]{3,}", text.replace(r"\text{degree }", ""))
+    return [run for run in runs if re.search("[aeiou]", run) and list(run) != sorted(run) and not re.fullmatch("[a-dx-z]+", run)]
+
+
 def symbolic(answer: str, gold: str) -> bool:
     r"""Says if two tidy formulas, equations or inequalities are equal, by their values at a dozen points.
 
@@ -618,6 +625,8 @@ def symbolic(answer: str, gold: str) -> bool:
     """
     (sides, signs), (gold_sides, gold_signs) = _sides(answer), _sides(gold)
     if signs != gold_signs or len(signs) > 1 or not all(map(_readable, sides + gold_sides)):
+        return False
+    if _words(answer) != _words(gold):                # if n=3 is no product, but 2abc is one
         return False
     letters = {token for token in _TOKEN.findall(answer + " " + gold) if re.fullmatch(_LETTER, token)}
     constant, verdict = letters <= {"e", "i", r"\pi"}, False

@@ -188,7 +188,11 @@ TABLES = [
         n=5, m=3 # n=3, m=5
         -2x=1 # 2x=1
         a:b=1:2 # a:b=2:1
-        a:b=1:2 ~ a:b=1:2"""),
+        a:b=1:2 ~ a:b=1:2
+        mxa=5, min=2 # max=5, min=2
+        amx=5 # max=5
+        5 fi n=4 # 5 if n=4
+        5 ifn=4 ~ 5 if n=4"""),
     ("units, percent and currency", r"""
         60\degree ~ 60^\circ
         $\frac12$. ~ \frac{1}{2}
@@ -311,7 +315,9 @@ TABLES = [
         2\text{cis}\frac{\pi}{4} # 2
         33.33\% # 33.3\%
         16\frac23\% ~ \frac{50}{3}\%
-        $\$25$ ~ 25"""),
+        $\$25$ ~ 25
+        25\text{ km-h} # 25\text{ km/h}
+        25\text{ m}/\text{s}^2 ~ 25\text{ m/s}^2"""),
     ("lists, sets, intervals, pairs and matrices", r"""
         \{\} ~ \varnothing
         \sqrt[3]{-8} ~ -2
@@ -747,7 +753,17 @@ TABLES = [
         \frac { 1 } { 2 } ~ \frac12
         {1}/{2} ~ \frac12
         \( \frac12 \) ~ 0.5
-        \frac{5}{6} \approx 0.833 # 0.833"""),
+        \frac{5}{6} \approx 0.833 # 0.833
+        \sqrtt{5} # \sqrt{5}
+        2\sqrtx{3} # 2\sqrt{3}
+        1(B) # B
+        1E # E
+        1\frac{13}{6} # \frac{13}{6}
+        1\frac{13}{6} # \frac{19}{6}
+        2\frac{5}{3} # \frac{10}{3}
+        \frac{2K}{2} ~ K
+        -e ~ 0-e
+        e ~ e^1"""),
     ("formulas with letters", r"""
         2ab # 2bc
         2 # 2ab
@@ -935,7 +951,16 @@ TABLES = [
         x ^ { 2 } ~ x^2
         \[ x \] ~ x
         \text{The answer is } 5 # 6
-        -2x # 2x"""),
+        -2x # 2x
+        paral*lelogram # parallelogram
+        1Navin # Navin
+        Navi*n # Navin
+        2abc ~ 2cba
+        xyz+1 ~ 1+zyx
+        (x+y+z)^2-x^2-y^2-z^2 ~ 2xy+2yz+2zx
+        6xyz ~ 6zyx
+        25\text{ N m} # 25\text{ N/m}
+        2\frac{x}{3} ~ \frac{2x}{3}"""),
 ]
 
 

@@ -356,7 +356,8 @@ _UNITS = {spelling: spellings.split()[0] for spellings in (
     "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre", "kg kilogram",
     "g gram", "in inch", "ft foot feet", "yd yard", "mi mile", "h hour hr", "min minute", "s second sec", "day", "week",
     "month", "year", "dollar $", "cent", "euro", "pound lb", "yen", "degree", "radian rad", "L liter litre", "unit",
-    "people", "point", "percent", "square sq", "cubic cu", "/ per") for spelling in spellings.split()} | {"mph": "mi / h"}
+    "people", "point", "percent", "square sq", "cubic cu", "/ per") for spelling in spellings.split()}
+_UNITS["mph"] = "mi / h"
 _NO_UNIT = set("""no not or and is but if plus minus negative time half halve quarter third fourth fifth sixth seventh
     eighth ninth tenth twelfth hundredth thousandth dozen pair score hundred thousand million billion trillion k bn
     squared cubed factorial of than les more most least over under below above about approx roughly nearly almost so
@@ -367,7 +368,7 @@ _NO_UNIT = set("""no not or and is but if plus minus negative time half halve qu
 def _singular(word: str) -> str:
     """Inches is inch, but mW is not MW."""
     word = word if word in _UNITS or len(word) < 4 else word.lower()
-    stems = [word] + [word[:-len(end)] for end in ("s", "es") if word[2:].endswith(end)]
+    stems = [word] + [word[:-len(end)] for end in ("s", "es") if word[1 + len(end):].endswith(end)]
     return next((stem for stem in stems if stem in _UNITS), stems[len(word) > 3 and len(stems) > 1])
 
 
@@ -390,7 +391,8 @@ _GREEK = (r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau
           r"(?![A-Za-z])")
 _NAME = re.compile(rf"(?:(?:m?\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})"
                    r"(?:_\{[^{}]+\})?'?(?:\^\{-1\})?(?:\([^()\\<>^]+\))?"
-                   r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)|(?:\\text|\\overline)\{[A-Za-z ]+\}|\\abs\(\w+\)|\[[A-Z]+\]|")
+                   r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)"
+                   r"|(?:\\text|\\overline)\{[A-Za-z ]+\}|\\abs\(\w+\)|\[[A-Z]+\]|")
 
 
 def _depths(text: str) -> list[int]:
@@ -421,7 +423,7 @@ def _parts(text: str) -> tuple[str, list[str]]:
         return brackets, parts
     if len(parts := _split(text, r"\\cup(?![A-Za-z])")) > 1:
         return r"\cup", parts
-    pm = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")   # two values
+    pm = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")     # two values
     parts = [pm.sub(sign, part, count=1) for part in _split(text, ",") for sign in ("+-" if pm.search(part) else "+")]
     return "," if len(parts) > 1 else "", parts
 
@@ -496,7 +498,7 @@ class _Reader:
             touching = self.next(_NUMBER) and (before not in ")}!" or self.tokens[start] == "{")
             improper = re.match(r"\d+\\frac\{\d+\}\{\d+\}", "".join(self.tokens[self.at - 1:self.at + 7]))
             if side_by_side and (touching or improper or self.next(r"\{")):
-                self.refuse()                         # (n-2)2 is a product; 20 5, x2, 20{5} and 1\frac{5}{2} are nothing
+                self.refuse()                         # (n-2)2 is a product, not so 20 5, x2, 20{5}, 1\frac{5}{2}
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
                 start, value = self.at, self.step("*", value, self.power())
             elif self.take(r"/|\\div"):
@@ -611,7 +613,8 @@ def _readable(text: str) -> bool:
 def _words(text: str) -> list[str]:
     """Runs of letters that look like words, not like a product of variables."""
     runs = re.findall(r"(?<![A-Za-z\\])[A-Za-z]{3,}", text.replace(r"\text{degree }", ""))
-    return [run for run in runs if re.search("[aeiou]", run) and list(run) != sorted(run) and not re.fullmatch("[a-dx-z]+", run)]
+    product = re.compile("[^aeiou]+|[a-dx-z]+")
+    return [run for run in runs if list(run) != sorted(run) and not product.fullmatch(run)]
 
 
 def symbolic(answer: str, gold: str) -> bool:

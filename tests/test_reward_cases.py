@@ -971,16 +971,19 @@ def test_pairs(reward, cases):                        # noqa: F811
 
 def test_every_rewriting_rule_does_what_its_example_says(reward):        # noqa: F811
     need(reward, "_RULES")
-    assert [(before, old.sub(new, before)) for old, new, before, after in reward._RULES if old.sub(new, before) != after] == []
+    rules = [(before, old.sub(new, before), after) for old, new, before, after in reward._RULES]
+    assert [rule for rule in rules if rule[1] != rule[2]] == []
 
 
 def test_every_reported_output_that_is_decided(reward, shared_rows):     # noqa: F811
     rows = [row for row in shared_rows("reported_outputs.jsonl") if row["expected"] != "undecided"]
-    wrong = [(row["id"], row["why"]) for row in rows if reward.is_correct(row["output"], row["gold"]) != row["expected"]]
+    verdicts = [reward.is_correct(row["output"], row["gold"]) for row in rows]
+    wrong = [(row["id"], row["why"]) for row, verdict in zip(rows, verdicts) if verdict != row["expected"]]
     assert wrong == [] and len(rows) > 100
 
 
 def test_a_long_answer_equals_itself_and_nothing_else(reward):           # noqa: F811
     answer = "+".join(f"{n}x^{{{n}}}" for n in range(1, 90))
-    right = [reward.is_correct(rf"</think>\boxed{{{text}}}", answer) for text in (answer, answer.replace("+", " + "), answer + "+1")]
+    texts = (answer, answer.replace("+", " + "), answer + "+1")
+    right = [reward.is_correct(rf"</think>\boxed{{{text}}}", answer) for text in texts]
     assert len(answer) > 400 and right == [True, True, False]

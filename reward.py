@@ -605,9 +605,10 @@ def _float(x, digits: int):
 
 def _readable(text: str) -> bool:
     try:
-        return _compute(text) is None or True
+        _compute(text)
     except (Unread, ZeroDivisionError):
         return False
+    return True
 
 
 def _words(text: str) -> list[str]:

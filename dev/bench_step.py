@@ -130,7 +130,8 @@ class OurStep:
         if self.plan:
             peaks = {"sample_peak_gb": sample_peak / 1e9, "update_peak_gb": peak_bytes(self.device) / 1e9}
             planned = self.plan.peak / 1e9
-            row |= peaks | {"rows": self.plan.rows, "planned_peak_gb": planned, "peak_to_plan": max(peaks.values()) / planned}
+            row |= peaks | {"rows": self.plan.rows, "planned_peak_gb": planned}
+            row["peak_to_plan"] = max(peaks.values()) / planned
         return row
 
 
@@ -148,7 +149,8 @@ def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, pro
     def note(side: str, made: dict[str, float]) -> None:
         times[side].append(made)
         counted = f"step {len(times[side]) - 1} of {repeats}" if len(times[side]) > 1 else "step not counted"
-        progress.line(f"{name}, {side}, {counted}: {made['seconds']:.1f} {'s' if device.type == 'cuda' else 'CPU s'}")
+        unit = "s" if device.type == "cuda" else "CPU s"
+        progress.line(f"{name}, {side}, {counted}: {made['seconds']:.1f} {unit}")
 
     def after_trl(seconds: float) -> None:
         note("trl", {"seconds": seconds})

@@ -23,10 +23,10 @@ from types import ModuleType
 
 import eval as evaluation
 from analysis import baselines, behaviours, budget, metrics, perplexity, plot, trace, words
-from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps, stopped_in_one_line
+from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps
 from analysis.evaluations import Evaluation, notes
 from analysis.tables import gap
-from engine.files import die, write_text
+from engine.files import die, one_line, write_text
 
 ANALYSES = [metrics, baselines, budget, words, perplexity, behaviours]
 QUICK = [metrics, baselines, words]  # these load no model
@@ -103,7 +103,7 @@ def pictures(sides: list[Evaluation], out: Path) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     help_or(arguments, __doc__, Config)
-    with stopped_in_one_line():
+    with one_line():
         write_report(*read_sides("report", arguments, Config, 2, 2))
 
 

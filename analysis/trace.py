@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.command import help_or, split_folders, stopped_in_one_line
+from analysis.command import help_or, split_folders
 from analysis.evaluations import Evaluation, load_sides
-from engine.files import die, parse, write_text
+from engine.files import die, one_line, parse, write_text
 
 
 @dataclass
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
         die(f"--out {cfg.out} is no file name in a folder that exists")
     if Path(cfg.out).exists() and not cfg.overwrite:
         die(f"--out {cfg.out} exists; give another name, or --overwrite true")
-    with stopped_in_one_line():
+    with one_line():
         write_page(*load_sides(folders), cfg)
 
 

@@ -65,6 +65,18 @@ def explained(message: str, *kinds: type[Exception], stop: Callable[[str], NoRet
         stop(f"{message} ({first_line(error)})" if message else first_line(error))
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Around a whole command: what cannot work, and Ctrl-C, without a traceback."""
+    try:
+        yield
+    except OptionError as error:
+        die(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished files are kept, unfinished work is lost", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 def run(main: Callable, config_class, also: str = "") -> None:
     """A script from the command line: options, `main(options)`, and what stops it as one line.
 
@@ -73,13 +85,8 @@ def run(main: Callable, config_class, also: str = "") -> None:
     """
     # `python eval.py` is the module __main__. Whoever imports eval later gets this one, not a second copy.
     sys.modules.setdefault(Path(sys.argv[0]).stem, sys.modules["__main__"])
-    try:
+    with one_line():
         main(parse(config_class, also=also))
-    except OptionError as error:
-        die(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished files are kept, unfinished work is lost", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 # ---------------------------------------------------------------------------------------- options
@@ -162,7 +169,8 @@ def parse(config_class, args: list[str] | None = None, also: str = ""):
             super().__init__(*words, **more | {"parser_mode": "run_config"})
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            die(f"{message} (python {sys.argv[0]} --help lists the options)")
+            spec = sys.modules["__main__"].__spec__  # there, where python -m started it
+            die(f"{message} (python {f'-m {spec.name}' if spec else sys.argv[0]} --help lists the options)")
 
     set_loader("run_config", load, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -225,14 +225,14 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
     """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
 
     Args:
-        model: Policy with its adapter set as wanted.
+        model: Policy with its adapter set as wanted, or a plain model.
         ids: (B, T) tokens, padded on the right (causal attention never looks there, so no attention mask is needed).
         mask: (B, T) True on the response tokens.
 
     Returns:
         (mask.sum(),) float32, with gradient where the model has one.
     """
-    base = model.get_base_model()
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = base.get_output_embeddings()
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.

@@ -134,7 +134,7 @@ def test_a_missing_field_is_named_with_file_and_line(tmp_path, capsys, field):
     ([rollout(n=9.5)], {}, "line 1: n_tokens"),
     ([rollout(n=641)], {}, "line 1: 641"),
     ([rollout(), rollout("b"), rollout("b", 1)], {}, "problem a has 1"),
-    ([[1]], {}, "row 1 is no object"),
+    ([[1]], {}, "row 1 is not a JSON object"),
     ([rollout()], {"cap": None}, "eval.json"),
     ([rollout(), rollout("b", response="x" * 10_000_000)], {}, "line 2 is longer than 10 MB"),
 ])

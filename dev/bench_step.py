@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 
+import grpo
 import train_prune
 from dev.bench_models import HUB, forced_lengths, make_prompts, save_random_model, word_tokenizer
 from dev.bench_trl import trl_steps
@@ -116,12 +117,12 @@ class OurStep:
         self.sampler.refresh()
         rollouts = self.sampler.sample(self.prompts, self.cfg.group, cap=self.lengths)
         sampled, sample_peak = clock(self.device), peak_bytes(self.device)
-        adv = train_prune.advantages(self.rewards, self.cfg.advantage)               # (P, G)
+        adv = grpo.advantages(self.rewards, self.cfg.advantage)               # (P, G)
         scored = clock(self.device)
         fresh_peak(self.device)
-        timed = Timed(train_prune.token_logp, self.device)
-        with mock.patch.object(train_prune, "token_logp", timed):
-            _, self.micro_tokens = train_prune.update_policy(
+        timed = Timed(grpo.token_logp, self.device)
+        with mock.patch.object(grpo, "token_logp", timed):
+            _, self.micro_tokens = grpo.update_policy(
                 self.policy, self.optimizer, rollouts, adv.flatten().tolist(), self.cfg, self.micro_tokens
             )
         end = clock(self.device)

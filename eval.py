@@ -37,8 +37,6 @@ class Config(EvalOptions):
     """Folder of a PEFT adapter to put on the base; empty for the bare base."""
     data: str = ""
     """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`; empty takes `test_data`."""
-    prompt_cap: int = 0
-    """Cap that the prompt names; 0 names `eval_cap`. A pruned model is used with the cap it was trained under."""
     max_problems: int = 0
     """Take only the first so many problems; 0 takes all."""
     out_dir: str = "out/eval"
@@ -187,13 +185,13 @@ def hopeless(result: dict) -> str:
 
 
 def differences(a: dict, b: dict) -> list[str]:
-    """Settings in which two results of `evaluate` cannot be compared, each in words; the prompt's cap may differ.
+    """Settings in which two results of `evaluate` cannot be compared, each in words.
 
     >>> differences({"cap": 8000, "data": "a.jsonl"}, {"cap": 32768, "data": "a.jsonl"})
     ['cap 8000 and 32768']
     """
     found = []
-    for key in ("cap", "temperature", "top_p", "data", "n_problems", "instruction", *PROMPT):
+    for key in ("cap", "prompt_cap", "temperature", "top_p", "data", "n_problems", "instruction", *PROMPT):
         one, other = a.get(key), b.get(key)
         if key in PROMPT and (key not in a or key not in b):  # a result from before these were options
             continue
@@ -257,7 +255,7 @@ def report(run: str) -> None:
         f"`python eval.py report {run}` made this page. Model {base['model']}; test: {base['n_problems']} problems x "
         f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, "
         f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
-        "+- is one standard error, clustered by problem. In a round's validation the prompt names its own cap.",
+        "+- is one standard error, clustered by problem.",
         "",
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",

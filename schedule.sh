@@ -20,14 +20,14 @@ trap 'case $? in 130 | 143) echo "to go on: $AGAIN" >&2 ;; esac' EXIT
 
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi
 
-# Outside the rounds the prompt names the last cap: the one that the pruned model is trained under and used with.
+# In every evaluation the prompt names the last cap: the one that the pruned model is used with.
 measure() {  # measure FOLDER DATA SAMPLES [ADAPTER]
     [ -f "$OUT/$1/eval.json" ] || "$PYTHON" eval.py --config="$CONFIG" --model="$MODEL" --data="$2" --eval_samples="$3" \
         --adapter="${4:-}" --prompt_cap="$LAST_CAP" --seed="$SEED" --out_dir="$OUT/$1"
 }
 
 # --- the reference of every round's selection: the original model on the validation problems
-measure base "$VAL" "$VAL_SAMPLES"
+measure base "$VAL" "$REFERENCE_SAMPLES"
 reference="$OUT/base/eval.json"
 [ "$REFERENCE" = base ] || reference=""
 
@@ -36,7 +36,7 @@ adapter=""
 for cap in $CAPS; do
     echo "== cap $cap, from ${adapter:-the bare base}"
     "$PYTHON" train_prune.py --config="$CONFIG" --model="$MODEL" --cap="$cap" --seed="$SEED" --init_adapter="$adapter" \
-        --reference="$reference" --out_dir="$OUT/cap$cap"
+        --reference="$reference" --prompt_cap="$LAST_CAP" --out_dir="$OUT/cap$cap"
     adapter=$(cat -- "$OUT/cap$cap/selected")
 done
 

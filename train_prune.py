@@ -10,17 +10,20 @@ If interrupted, run the same command again; it resumes from the newest checkpoin
 How this differs from the paper (arXiv:2504.01296) and its code:
 - LoRA over NF4 on one GPU, not full fine-tuning on 16; hence fewer rollouts a step and a higher rate;
 - the rule is enforced: no end token within the cap, no reward, even if a right answer stands in the text;
+- the winner of a round is measured again before it is believed (selection.py);
 - the KL term has the sign that keeps the policy near its start (theirs is flipped);
 - old log-probs come from the sampler (one forward less); a truncated importance weight corrects for the
   rollout weights' rounding. With one update per batch, ratio and clip are exactly neutral;
 - left out on purpose: reward models, several GPUs, asynchronous sampling, a value network.
 
-Reading order: Config, the formulas (advantages, loss, selection), the update, and `train`, which is the loop. Rewards
-stand in length_rewards.py; what keeps a night's run whole (checkpoints, signals, full disks) in engine/run_folder.py.
+Reading order: Config, the formulas (advantages, loss), the update, and `train`, which is the loop. Rewards stand in
+length_rewards.py, the choice of a checkpoint in selection.py; what keeps a night's run whole (checkpoints, signals,
+full disks) in engine/run_folder.py.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -38,11 +41,12 @@ from engine import alarms
 from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
 from engine.files import EvalOptions, die, explained, fail, read_json, run, write_text
 from engine.memory import memory_plan, micro_batches, until_it_fits
-from engine.policy import load_trainable, start_of_round, token_logp
+from engine.policy import load_adapter, load_trainable, start_of_round, token_logp
 from engine.problems import load_problems
 from engine.run_folder import RunFolder, Stop, read_selection
 from eval import differences, evaluate, grade, hopeless, outcomes
 from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
+from selection import by_problem, candidates, select
 
 
 @dataclass
@@ -185,25 +189,6 @@ def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int],
     return loss, figures
 
 
-def select(checkpoints: list[dict], reference: dict, tolerance: float) -> tuple[dict | None, str]:
-    """The shortest checkpoint whose pass@1 is at most `tolerance` (relative) below the reference's, and why.
-
-    >>> points = [{"step": 5, "pass@1": 0.50, "mean_tokens": 300.0},
-    ...           {"step": 10, "pass@1": 0.46, "mean_tokens": 200.0},
-    ...           {"step": 15, "pass@1": 0.30, "mean_tokens": 90.0}]
-    >>> select(points, {"pass@1": 0.50}, 0.10)[0]["step"]
-    10
-
-    Source: ThinkPrune, arXiv:2504.01296, section 3.
-    """
-    floor = (1 - tolerance) * reference["pass@1"]
-    good = [c for c in checkpoints if c["pass@1"] >= floor]
-    if not good:
-        return None, f"start kept: none of {len(checkpoints)} checkpoints reaches pass@1 {floor:.3f}"
-    best = min(good, key=lambda c: c["mean_tokens"])
-    return best, f"shortest of the {len(good)} of {len(checkpoints)} checkpoints with pass@1 of at least {floor:.3f}"
-
-
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
     """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no
     state.
@@ -344,7 +329,8 @@ def check_options(cfg: Config) -> None:
         die(f"--cap {cfg.cap} must be at least 1 token")
     if cfg.group < 2:
         die(f"--group {cfg.group} must be at least 2: the advantage compares rollouts of one problem")
-    for name in ("problems_per_step", "steps", "checkpoint_every", "eval_samples", "eval_cap", "updates_per_batch"):
+    for name in ("problems_per_step", "steps", "checkpoint_every", "eval_samples", "reference_samples", "eval_cap",
+                 "updates_per_batch"):  # fmt: skip
         if getattr(cfg, name) < 1:
             die(f"--{name} {getattr(cfg, name)} must be at least 1")
     if cfg.temperature <= 0 or not 0 < cfg.top_p <= 1:
@@ -411,12 +397,13 @@ def open_reference(r: Round) -> dict:
     path = Path(r.cfg.reference or r.folder.path / "start.json")
     if not path.is_file():
         r.folder.log("measuring the start of the round on the validation problems ...")
-        result, _ = measure(r, "start")
+        result, _ = measure(r, "start", r.cfg.reference_samples, r.cfg.seed)
         write_text(path, json.dumps(result, indent=1) + "\n", status=1)
     reference = read_eval(path)
     mine = {"cap": r.cfg.eval_cap, "temperature": r.cfg.eval_temperature, "top_p": r.cfg.eval_top_p}
     mine |= {"data": r.cfg.val_data, "n_problems": len({p["id"] for p in r.val_problems}), **prompt_texts(r.cfg)}
     mine |= {"template_options": r.cfg.template_options, "thinking": r.cfg.thinking}
+    mine |= {"prompt_cap": r.cfg.prompt_cap or r.cfg.cap}
     if found := differences(reference, mine):
         die(f"{path} cannot be compared with this round's validations, it has another {'; '.join(found)}")
     if why := hopeless(reference):
@@ -426,19 +413,24 @@ def open_reference(r: Round) -> dict:
     return reference
 
 
-def measure(r: Round, label: str) -> tuple[dict, list[dict]]:
-    """The present policy on the validation problems, its prompt naming the round's cap."""
+def measure(r: Round, label: str, samples: int, seed: int) -> tuple[dict, list[dict]]:
+    """The present policy on the validation problems: `eval.evaluate`, and "by_problem" for `selection.pool`."""
+    cfg = dataclasses.replace(r.cfg, eval_samples=samples, seed=seed)
+    r.sampler.refresh()
     with r.folder.stoppable():
-        return evaluate(r.sampler, r.val_problems, r.cfg, r.cfg.val_data, prompt_cap=r.cfg.cap, label=label)
+        result, rows = evaluate(r.sampler, r.val_problems, cfg, cfg.val_data, cfg.prompt_cap or cfg.cap, label=label)
+    return result | {"by_problem": by_problem(rows)}, rows
 
 
-def choose(r: Round) -> tuple[list[dict], dict | None, str]:
-    """(every checkpoint's result, the selected one, why)."""
-    found = r.folder.results()
-    best, why = select(found, r.reference, r.cfg.tolerance)
-    if best and not has_adapter(best):  # only where the one that was kept is damaged
-        best, why = select([result for result in found if has_adapter(result)], r.reference, r.cfg.tolerance)
-    return found, best, why
+def measure_again(r: Round, result: dict) -> dict:
+    """A checkpoint on fresh samples; kept in its folder, so that an interrupted round does not begin anew."""
+    path = Path(result["adapter"]) / "confirm.json"
+    if not path.is_file():
+        load_adapter(r.policy, result["adapter"])
+        label, samples = f"step {result['step']} again", r.cfg.confirm_samples
+        again, _ = measure(r, label, samples, r.cfg.seed + 10_000 * result["step"])
+        write_text(path, json.dumps(again, indent=1) + "\n", status=1)
+    return read_eval(path)
 
 
 def checkpoint_due(step: int, cfg: Config) -> bool:
@@ -448,8 +440,7 @@ def checkpoint_due(step: int, cfg: Config) -> bool:
 def validate(r: Round) -> None:
     """Measures the policy after the last step, and saves it as a checkpoint."""
     step, clock = r.folder.history[-1], time.time()
-    r.sampler.refresh()
-    result, rows = measure(r, f"validation after step {step.step}")
+    result, rows = measure(r, f"validation after step {step.step}", r.cfg.eval_samples, r.cfg.seed)
     step.val_s = round(time.time() - clock, 3)
     step.figures |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
     r.folder.write_log()
@@ -457,8 +448,8 @@ def validate(r: Round) -> None:
     result |= {"step": step.step, "adapter": str(r.folder.path / name)}
     examples = markdown_of(rows[: 4 * r.cfg.eval_samples : r.cfg.eval_samples], step.step)
     r.folder.save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
-    _, best, _ = choose(r)
-    r.folder.keep(best["adapter"] if best else "")
+    # More than one: where the shortest is measured again and falls, the next is looked at.
+    r.folder.keep([c["adapter"] for c in candidates(r.folder.results(), r.reference, r.cfg.tolerance)[:3]])
     pass1, tokens = 100 * result["pass@1"], result["mean_tokens"]
     r.folder.log(f"  validation: pass@1 {pass1:.1f} % | mean tokens {tokens:.0f} | {step.val_s:.0f}s")
 
@@ -541,7 +532,13 @@ def finish(r: Round, ended_by: str) -> None:
         r.folder.log(f"collapse: the round ends early: {ended_by}")
     for line in set_damaged_aside(r.folder.path):
         r.folder.log(line)
-    found, best, why = choose(r)
+    if r.folder.last_step > r.folder.saved:
+        r.folder.save("last")  # below, the policy takes other checkpoints' weights
+    found = r.folder.results()
+    kept = [result for result in found if has_adapter(result)]
+    again = functools.partial(measure_again, r) if r.cfg.confirm_samples else None
+    best, why = select(kept, r.reference, r.cfg.tolerance, again)
+    points = [{key: value for key, value in result.items() if key != "by_problem"} for result in found]
     selection = {
         "selected": best["adapter"] if best else r.cfg.init_adapter,
         "step": best["step"] if best else None,
@@ -549,7 +546,7 @@ def finish(r: Round, ended_by: str) -> None:
         "ended_by": ended_by,
         "tolerance": r.cfg.tolerance,
         "reference": {k: r.reference.get(k) for k in ("pass@1", "pass@1_se", "mean_tokens")},
-        "checkpoints": found,
+        "checkpoints": points,
         "seconds": round(sum(step.sample_s + step.update_s + step.val_s for step in r.folder.history), 1),
     }
     r.folder.finish(selection)

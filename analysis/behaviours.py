@@ -1,15 +1,14 @@
 r"""What the thinking is made of: a judge labels every step with one of ten phases of problem solving.
 
-    python judge.py out/toy/base_test out/toy/final_test --url http://localhost:8000/v1 --model NAME
-    python judge.py A B --url https://api.example.com/v1 --model NAME --key_env MY_KEY   # an endpoint with a key
-    python judge.py A B --model Qwen/Qwen2.5-7B-Instruct        # a model on this machine, no endpoint
+    python -m analysis.behaviours out/toy/base_test out/toy/final_test --url http://localhost:8000/v1 --model NAME
+    python -m analysis.behaviours A B --url https://api.example.com/v1 --model NAME --key_env MY_KEY   # with a key
+    python -m analysis.behaviours A B --model Qwen/Qwen2.5-7B-Instruct        # a model on this machine, no endpoint
 
 A and B are folders that eval.py wrote; A alone will do. Writes behaviours.json into `analysis` beside B, where
-`python eval.py compare A B` finds it for its report, and judge.jsonl, the replies: no step is ever asked twice
-of the same judge.
+`python -m analysis.report A B` finds it, and judge.jsonl, the replies: the same judge is asked for a step once.
 
 Unlike the paper's figure: the phases' names, their description and the prompt are ours (edit them below), every
-share has a bootstrap interval over problems, and replies that name no phase are counted, not guessed at.
+share has a 95 % interval over problems, and replies that name no phase are counted, not guessed at.
 """
 
 import hashlib
@@ -28,12 +27,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from analysis.report import make, read_sides, show_behaviours
-from analysis.runs import Run, notes
-from analysis.stats import bootstrap, quotient_difference
-from engine.files import Options, die, parse
-from engine.policy import chat_text, load_policy, rollout_model
-from sample import sample_within_memory
+from analysis.command import Settings, main
+from analysis.evaluations import Evaluation
+from analysis.stats import interval, quotient_difference
+from analysis.tables import gap, side_table
+from engine.files import OptionError, Options, die, explained
+from engine.policy import chat_text, load_policy
+from sample import Sampler
+
+FILE, HEADING, FOLDERS = "behaviours.json", "Behaviours", (1, 2)
 
 # --- yours to edit: the phases, and what the judge is told
 PHASES = {
@@ -62,9 +64,10 @@ The step to label: {step}
 
 Reply with the name of one phase and nothing else."""
 
+
 @dataclass
-class Config(Options):
-    """Options of judge.py: each is a YAML key and a --flag."""
+class Config(Settings, Options):
+    """Options of analysis.behaviours."""
 
     model: str = ""
     """The judge: its name at the endpoint; without --url a model's folder or hub id."""
@@ -78,12 +81,6 @@ class Config(Options):
     """Most tokens of a reply; more for a judge that thinks aloud."""
     problems: int = 32
     """Judge the first answer to each of the first so many problems; 0: to all."""
-    out_dir: str = ""
-    """Folder for the results; empty: `analysis` beside the last folder."""
-    overwrite: bool = False
-    """Write over results that are there (the replies are kept)."""
-    resamples: int = 10_000
-    """Draws of the bootstrap over problems."""
 
 
 def steps(response: str, longest: int = 600) -> list[str]:
@@ -149,19 +146,15 @@ def make_judge(cfg: Config) -> Callable[[list[str], int], list[tuple[str | None,
                 return list(threads.map(lambda prompt: ask_endpoint(cfg, prompt), prompts))
 
         return ask
-    policy, tokenizer = load_policy(cfg)
-    model = rollout_model(policy, cfg, 4096)
+    sampler = Sampler(*load_policy(cfg), cfg)
 
     def ask_local(prompts: list[str], attempt: int):
-        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        texts = [chat_text(tokenizer, chat) for chat in chats]
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        # The second attempt is sampled: a greedy one would say the same again.
-        options = {"cap": cfg.reply_tokens, "temperature": 0.7 * attempt, "seed": cfg.seed}
-        try:
-            return [(rollout.text, "") for rollout in sample_within_memory(model, tokenizer, ids, cfg, **options)]
-        except ValueError as error:
-            die(f"--model {cfg.model}: {error}")
+        texts = [chat_text(sampler.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+        ids = [sampler.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        with explained(f"--model {cfg.model}", OptionError):
+            # The second attempt is sampled: a greedy one would say the same again.
+            rollouts = sampler.sample(ids, cap=cfg.reply_tokens, temperature=0.7 * attempt, seed=cfg.seed)
+        return [(rollout.text, "") for rollout in rollouts]
 
     return ask_local
 
@@ -203,51 +196,53 @@ def label_steps(prompts: list[str], cfg: Config, cache: Path) -> list[str | None
     return [known.get(key) for key in keys]
 
 
-def analyse(runs: list[Run], cfg: Config) -> dict:
+def label_side(side: Evaluation, cfg: Config) -> tuple[list[str | None], np.ndarray]:
+    """(the label of every step, (P, phases + 1) labels of each problem by phase, and all of them)."""
+    phases, groups = "\n".join(f"{name}: {what}" for name, what in PHASES.items()), side.groups[: cfg.problems or None]
+    prompts, owner = [], []
+    for p, (row, *_) in enumerate(groups):
+        pieces = steps(row["response"])
+        for before, step in zip(["(none)", *pieces], pieces):
+            texts = {"problem": row["problem"][:4000], "before": before[:2000], "step": step[:2000]}
+            prompts.append(JUDGE.format(phases=phases, **texts))
+            owner.append(p)
+    labels = label_steps(prompts, cfg, Path(cfg.out_dir, "judge.jsonl"))
+    count = np.zeros((len(groups), len(PHASES) + 1))
+    for p, label in zip(owner, labels):
+        if label:
+            count[p, [list(PHASES).index(label), -1]] += 1
+    return labels, count
+
+
+def analyse(sides: list[Evaluation], cfg: Config) -> dict:
     """Shares of the phases on each side, with intervals, and their paired difference."""
-    phases = "\n".join(f"{name}: {what}" for name, what in PHASES.items())
-    result, counts = {"judge": f"{cfg.model} {cfg.url}".strip(), "steps": {}, "invalid": {}}, []
-    draws = {"resamples": cfg.resamples, "seed": cfg.seed}
-    for side, run in zip("AB", runs):
-        prompts, owner, groups = [], [], run.groups[: cfg.problems or None]
-        for p, (row, *_) in enumerate(groups):
-            pieces = steps(row["response"])
-            for before, step in zip(["(none)", *pieces], pieces):
-                texts = {"problem": row["problem"][:4000], "before": before[:2000], "step": step[:2000]}
-                prompts.append(JUDGE.format(phases=phases, **texts))
-                owner.append(p)
-        labels = label_steps(prompts, cfg, Path(cfg.out_dir, "judge.jsonl"))
-        count = np.zeros((len(groups), len(PHASES) + 1))                            # (P, phases, then all labelled)
-        for p, label in zip(owner, labels):
-            if label:
-                count[p, [list(PHASES).index(label), -1]] += 1
-        share = lambda m: m[..., 0] / m[..., 1]  # noqa: E731
-        result[side] = {x: bootstrap(count[:, [i, -1]], share, **draws) for i, x in enumerate(PHASES)}
-        result["steps"][side], result["invalid"][side] = len(labels), labels.count(None)
-        counts.append(count)
-    if len(runs) > 1:
-        pairs = {x: np.concatenate([count[:, [i, -1]] for count in counts], 1) for i, x in enumerate(PHASES)}
-        result["difference"] = {x: bootstrap(pair, quotient_difference, **draws) for x, pair in pairs.items()}
-    return result
-
-
-def main(arguments: list[str]) -> None:
-    if {"-h", "--help"} & set(arguments) or not arguments:
-        print(__doc__)
-        parse(Config, args=["--help"])
-    runs, cfg, base = read_sides("judge.py", arguments, Config, 1, 2)
-    path = Path(cfg.out_dir, "behaviours.json")
-    if path.exists() and not cfg.overwrite:
-        die(f"{path} exists; give another --out_dir, or --overwrite true")
     if not cfg.model:
         die("a judge is needed: --url and --model of an endpoint, or --model of a model here")
     if cfg.url and not cfg.url.startswith(("http://", "https://")):
         die(f"--url {cfg.url} must start with http:// or https://")
     if cfg.problems < 0 or cfg.reply_tokens < 1 or cfg.timeout <= 0:
         die("--problems must be at least 0, --reply_tokens at least 1 and --timeout above 0")
-    result = make("behaviours", analyse, runs, cfg, base)
-    print("\n".join([*notes(runs), "", *show_behaviours(result)]) + f"{path}")
+    result, counts = {"judge": f"{cfg.model} {cfg.url}".strip(), "steps": {}, "invalid": {}}, []
+    for name, side in zip("AB", sides):
+        labels, count = label_side(side, cfg)
+        share = lambda m: m[..., 0] / m[..., 1]  # noqa: E731
+        result[name] = {x: interval(count[:, [i, -1]], share, within=(0, 1)) for i, x in enumerate(PHASES)}
+        result["steps"][name], result["invalid"][name] = len(labels), labels.count(None)
+        counts.append(count)
+    if len(sides) > 1:
+        pairs = {x: np.concatenate([count[:, [i, -1]] for count in counts], 1) for i, x in enumerate(PHASES)}
+        result["difference"] = {x: interval(pair, quotient_difference) for x, pair in pairs.items()}
+    return result
+
+
+def show(r: dict) -> list[str]:
+    counts = ", ".join(f"{r['steps'][s]} of {s} ({r['invalid'][s]} without a valid label)" for s in r["steps"])
+    lines = [f"Judge: {r['judge']}; steps: {counts}.", ""]
+    if all(x["value"] is None for side in r["steps"] for x in r[side].values()):
+        return [*lines, "The judge has named no phase at all.", ""]
+    return lines + side_table(r, "share of steps, %", {p: p for p in r["A"]}, lambda s, p: gap(r[s][p], 1, 100, False),
+                              "difference", "B - A, points", 1, 100)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.modules[__name__], inherit=False)  # the options of the model are the judge's

@@ -1,4 +1,4 @@
-"""Statistics over problems: bootstrap intervals, pass@k, cons@k. No torch."""
+"""Statistics over problems: clustered errors, intervals, pass@k, cons@k. numpy only."""
 
 import math
 from collections import Counter
@@ -8,49 +8,73 @@ from math import comb
 
 import numpy as np
 
-import reward
-from eval import mean_and_se
 
+def interval(values, statistic: Callable, log: bool = False, within: tuple = (-math.inf, math.inf)) -> dict:
+    """A statistic of means over problems, with its 95 % interval: Student's t on the jackknife error over problems.
 
-def bootstrap(values, statistic: Callable, null: float = 0.0, resamples: int = 10_000, seed: int = 0) -> dict:
-    """A statistic of means over problems, with its 95 % percentile interval from drawing problems anew.
+    Leaving out one problem at a time, with all its rows, clusters by problem and pairs A with B. With 30 simulated
+    problems (tests/test_stats.py) it holds the truth in 95 % for a difference of accuracies, 94 % for a ratio of skewed
+    lengths and 92 % for their difference. The percentile bootstrap comes to 92 or 93, 92 and 91 %, BCa to 89 to 93, 91
+    and 90 %: neither is wider for being made of few problems.
 
     Args:
-        values: (P, m) figures of each problem; the rows of one problem are drawn together, which pairs A and B.
+        values: (P, m) figures of each problem.
         statistic: Takes means (..., m) to (...,).
-        null: The value that means "no difference".
+        log: For what is positive (a ratio): the interval is made for its logarithm, and 1 means "no difference", not 0.
+        within: What the statistic cannot leave.
 
     Returns:
         {"value", "low", "high", "verdict"}; no interval for fewer than two problems, no value for 0 / 0.
 
-    >>> bootstrap([[1, 0], [1, 0], [1, 1], [0, 0]], lambda m: m[..., 0] - m[..., 1])
-    {'value': 0.5, 'low': 0.0, 'high': 1.0, 'verdict': 'not distinguishable'}
+    >>> gap = interval([[0, 1], [0, 1], [1, 1], [0, 0]], difference)  # the error is 0.289, t is 3.182
+    >>> gap["value"], round(gap["low"], 3), round(gap["high"], 3), gap["verdict"]
+    (0.5, -0.419, 1.419, 'not distinguishable')
 
-    Source: Efron and Tibshirani 1993, section 13.3.
+    Source: Efron and Tibshirani 1993, section 11.5 (jackknife) and 12.2 (t).
     """
-    values, rng, draws = np.asarray(values, float), np.random.default_rng(seed), []
+    values = np.asarray(values, float)
     n = len(values)
     with np.errstate(all="ignore"):
         value = float(statistic(values.mean(0)))
-        for start in range(0, resamples if n > 1 else 0, 500):  # in pieces: (10000, P) would fill a small machine
-            size = min(500, resamples - start)
-            drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)     # (size, P)
-            draws.append(statistic(times.astype(float) @ values / n))
+        without = statistic((values.sum(0) - values) / (n - 1)) if n > 1 else np.array([math.nan])     # (P,)
+        centre, without = (np.log(value), np.log(without)) if log else (value, without)
     if not math.isfinite(value):
         return {"value": None, "low": None, "high": None, "verdict": "nothing to compare"}
-    draws = np.concatenate(draws or [np.empty(0)])
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
+    if not np.isfinite([centre, *without]).all():
         return {"value": value, "low": None, "high": None, "verdict": "no interval"}
-    low, high = map(float, np.percentile(draws, [2.5, 97.5]))
-    verdict = "higher" if low > null else "lower" if high < null else "not distinguishable"
+    half = t_quantile(n - 1) * math.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    ends = np.array([centre - half, centre + half])
+    low, high = np.clip(np.exp(ends) if log else ends, *within).tolist()
+    verdict = "higher" if low > log else "lower" if high < log else "not distinguishable"
     return {"value": value, "low": low, "high": high, "verdict": verdict}
 
 
+def t_quantile(df: int) -> float:
+    """The t that Student's t with `df` degrees of freedom stays within, either sign, 95 % of the time.
+
+    >>> [round(t_quantile(df), 3) for df in (1, 5, 29, 1000)]
+    [12.706, 2.571, 2.045, 1.962]
+    """
+    # With t = sqrt(df) tan(angle) the density is cos(angle) ** (df - 1): the angle that holds 95 % of its area.
+    edges = np.linspace(0, math.pi / 2, 20_001)
+    area = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (df - 1))
+    return math.sqrt(df) * math.tan(np.interp(0.95, area / area[-1], edges[1:]))
+
+
 def point(values) -> dict:
-    """{"value", "se"}: mean of (P, S) values and its standard error, clustered by problem."""
-    return dict(zip(("value", "se"), mean_and_se([list(map(float, np.atleast_1d(row))) for row in values])))
+    """{"value", "se"}: the mean of (P, S) values and its standard error, clustered by problem; of (P,), S is 1.
+
+    The samples of one problem are not independent, so the error is that of the P problem means; None for P = 1.
+
+    >>> point([[1, 1, 1], [0, 0, 0]]), point([[1, 0]])
+    ({'value': 0.5, 'se': 0.5}, {'value': 0.5, 'se': None})
+
+    Source: cluster-robust variance of a mean with n/(n-1), e.g. Cameron and Miller 2015.
+    """
+    values = np.asarray(values, float)
+    means = values.reshape(len(values), -1).mean(1)                                       # (P,)
+    se = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
+    return {"value": float(means.mean()), "se": se}
 
 
 def difference(m: np.ndarray) -> np.ndarray:
@@ -66,6 +90,25 @@ def ratio(m: np.ndarray) -> np.ndarray:
 def quotient_difference(m: np.ndarray) -> np.ndarray:
     """B's quotient - A's of means (..., 4): A's numerator and denominator, then B's."""
     return m[..., 2] / m[..., 3] - m[..., 0] / m[..., 1]
+
+
+def quotient_ratio(m: np.ndarray) -> np.ndarray:
+    """B's quotient over A's of means (..., 4): A's numerator and denominator, then B's."""
+    return m[..., 2] / m[..., 3] / (m[..., 0] / m[..., 1])
+
+
+def efficiency(m: np.ndarray) -> np.ndarray:
+    """Accuracy-Efficiency Score (AES 1, 3, 5) of means (..., 4): A's accuracy and tokens, then B's.
+
+    The share of tokens saved, plus 3 times the relative gain in accuracy, or minus 5 times the relative loss.
+
+    >>> efficiency(np.array([[0.5, 100, 0.5, 60], [0.5, 100, 0.55, 60], [0.5, 100, 0.45, 60]])).round(6).tolist()
+    [0.4, 0.7, -0.1]
+
+    Source: O1-Pruner, arXiv:2501.12570.
+    """
+    saved, gain = 1 - m[..., 3] / m[..., 1], m[..., 2] / m[..., 0] - 1
+    return saved + np.where(gain >= 0, 3 * gain, 5 * gain)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -104,30 +147,6 @@ def cons_at_k(right: int, wrong: Sequence[int], silent: int, k: int) -> float:
         for (votes, tied), count in ways.items():
             total += Fraction(comb(right, t) * count * comb(others, k - t - votes), tied + 1)
     return float(total / comb(n, k))
-
-
-def ballots(rows: list[dict]) -> tuple[int, list[int], int]:
-    r"""Votes of one problem's samples, as `cons_at_k` takes them: equal answers together, however written.
-
-    Two wrong answers are the same if reward.same_answer says so without algebra; a cut rollout abstains.
-
-    >>> row = {"finished": True, "correct": False}
-    >>> ballots([row | {"answer": a} for a in ("1/2", r"\frac12", "7", None)])
-    (0, [2, 1], 1)
-    """
-    spoken = [row for row in rows if row["finished"] and row["answer"] is not None]
-    wrong: Counter[str] = Counter()
-    for answer, count in Counter(row["answer"] for row in spoken if not row["correct"]).items():
-        wrong[next((w for w in wrong if same(answer, w)), answer)] += count
-    return len(spoken) - sum(wrong.values()), list(wrong.values()), len(rows) - len(spoken)
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two answers are written alike; never raises on the model's text."""
-    try:
-        return a == b or reward.same_answer(a, b, lambda *_: False)
-    except (ValueError, IndexError, RecursionError):
-        return False
 
 
 def powers(n: int) -> list[int]:

@@ -351,7 +351,7 @@ def stats(files: list[str]) -> None:
             variance = sum((m - mean) ** 2 for m in means) / max(1, len(means) - 1)
             se = math.sqrt(variance / len(means))
             cells += f"{f'{mean:.{digits}f} +- {se:.{digits}f}':>{14 if k == 0 else 16}}"
-        print(f"{file[-32:]:32}{cells}")
+        print(f"{file:32}{cells}")
 
 
 # ---------------------------------------------------------------- the command

@@ -161,7 +161,7 @@ def targets_of(work: Path, setting: dict) -> list[Target]:
                [*sample, "--data", work / "test.jsonl", "--out", fresh / "o.jsonl"], scratch=fresh),
         Target("rollouts, reward.py", [rollouts], ["reward.py", rollouts]),
         Target("rollouts, metrics", [rollouts, run / "final_test" / "eval.json"],
-               ["-m", "analysis.metrics", *both, "--resamples", 20, "--out_dir", fresh], scratch=fresh),
+               ["-m", "analysis.metrics", *both, "--out_dir", fresh], scratch=fresh),
         Target("rollouts, trace", [rollouts],
                ["-m", "analysis.trace", *both, "--out", work / "page.html", "--overwrite", "true"]),
         Target("adapter", [run / "final" / name for name in FINAL], [*ask, "--adapter", run / "final"]),

@@ -117,7 +117,7 @@ def notes_of(step: Step, cap: int, examples: dict[str, str]) -> list[str]:
     return [*lines, f"sampler and trainer log-probs differ by {gap:.2g} on average, {largest:.2g} at most"]
 
 
-def warnings_of(history: list[Step], groups: int, gap_limit: float, examples: dict[str, str]) -> list[str]:
+def warnings_of(history: list[Step], groups: int, gap_limit: float, examples: dict | None = None) -> list[str]:
     """What the last step gives reason to say, each when it begins.
 
     Args:
@@ -142,5 +142,6 @@ def reason_to_stop(history: list[Step], gap_limit: float) -> str:
     if in_a_row(history, lambda step: figure(step, "skipped") > 0) >= 3:
         return "NaN or infinite loss or gradient for 3 steps in a row: lower --lr, or take --dtype float32"
     if in_a_row(history, lambda step: figure(step, "logp_gap") > gap_limit) >= 3:
-        return f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps: the gradient is wrong"
+        gap = f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps"
+        return f"{gap}, so the gradient is wrong: try --rollout_weights live"
     return ""

@@ -86,17 +86,18 @@ class Step:
 
 
 def check_disk(folder: Path, parameters: list[torch.Tensor]) -> None:
-    """Exits with status 2 before the first step where two checkpoints would not fit, or nothing can be written.
+    """Exits with status 2 before the first step where the checkpoints would not fit, or nothing can be written.
 
     Args:
-        parameters: What is trained: a checkpoint takes its size three times, for AdamW's two moments.
+        parameters: What is trained. A whole checkpoint takes its size three times, for AdamW's two moments; besides
+            two of those, the adapters of three more are kept.
     """
-    needed = 2 * (3 * sum(p.numel() * p.element_size() for p in parameters) + 2**18)
+    needed = (2 * 3 + 3) * sum(p.numel() * p.element_size() for p in parameters) + 2 * 2**18
     probe = folder / "probe.tmp"
     try:
         free = shutil.disk_usage(folder).free
         if free < needed:
-            die(f"--out_dir {folder}: {free / 1e6:.0f} MB free, two checkpoints take {needed / 1e6:.0f} MB; make room")
+            die(f"--out_dir {folder}: {free / 1e6:.0f} MB free, the checkpoints take {needed / 1e6:.0f} MB; make room")
         with open(probe, "wb") as f:
             f.write(bytes(4096))
             f.flush()
@@ -224,16 +225,16 @@ def results_of(folder: Path) -> list[dict]:
     return [read_eval(p / "eval.json") | {"adapter": str(p)} for p in checkpoints_of(folder)]
 
 
-def thin_out(folder: Path, best: str) -> None:
-    """Keeps the newest two checkpoints whole and the adapter of the best; the others keep what the report reads.
+def thin_out(folder: Path, best: list[str]) -> None:
+    """Keeps the newest two checkpoints whole and the adapters of the best; the others keep what the report reads.
 
     Args:
-        best: Folder that selection would take now, or empty.
+        best: Folders that selection may take.
     """
     with disk_errors(folder):
         for path in checkpoints_of(folder)[:-2]:
             sums = read_json(path / "checksums.json")
-            keep = {*FOR_THE_REPORT, *(ADAPTER if path == Path(best or "-") else ())} & set(sums)
+            keep = {*FOR_THE_REPORT, *(ADAPTER if path in map(Path, best) else ())} & set(sums)
             # The list first: what is cut off in between is a smaller checkpoint, and never a damaged one. The old sums:
             # new ones would make damage look whole.
             if keep != set(sums):

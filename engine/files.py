@@ -72,6 +72,18 @@ def explained(message: str, *kinds: type[Exception], stop: Callable[[str], NoRet
         stop(f"{message} ({first_line(error)})" if message else first_line(error))
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Around a whole command: what cannot work, and Ctrl-C, without a traceback."""
+    try:
+        yield
+    except OptionError as error:
+        die(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished files are kept, unfinished work is lost", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 def run(main: Callable, config_class, also: str = "") -> None:
     """A script from the command line: options, `main(options)`, and what stops it as one line.
 
@@ -80,13 +92,8 @@ def run(main: Callable, config_class, also: str = "") -> None:
     """
     # `python eval.py` is the module __main__. Whoever imports eval later gets this one, not a second copy.
     sys.modules.setdefault(Path(sys.argv[0]).stem, sys.modules["__main__"])
-    try:
+    with one_line():
         main(parse(config_class, also=also))
-    except OptionError as error:
-        die(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted: files that were written are whole, the rest was not kept", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 # ---------------------------------------------------------------------------------------- options
@@ -133,9 +140,16 @@ class EvalOptions(Options):
     test_data: str = "out/toy_base/test.jsonl"
     """Problems that are measured before and after a schedule."""
     eval_cap: int = 8000
-    """Token cap of an evaluation: what has not ended by then is wrong. The prompt names another, see `prompt_cap`."""
+    """Token cap of an evaluation: what has not ended by then is wrong."""
+    prompt_cap: int = 0
+    """Cap that the prompt of an evaluation names; 0 names the round's own in train_prune.py, `eval_cap` in eval.py.
+    schedule.sh names the last cap throughout, with which the pruned model is used."""
     eval_samples: int = 4
     """Answers per problem in a validation; the paper takes 16."""
+    reference_samples: int = 32
+    """Answers per problem where the reference is measured, which every selection leans on."""
+    confirm_samples: int = 16
+    """Fresh answers per problem to measure the winner of a round again; 0 believes the validation, as the paper."""
     test_samples: int = 16
     """Answers per problem in schedule.sh's test."""
     eval_temperature: float = 0.6
@@ -168,7 +182,8 @@ def parse(config_class, args: list[str] | None = None, also: str = ""):
             super().__init__(*words, **more | {"parser_mode": "run_config"})
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            die(f"{message} (python {sys.argv[0]} --help lists the options)")
+            spec = sys.modules["__main__"].__spec__  # there, where python -m started it
+            die(f"{message} (python {f'-m {spec.name}' if spec else sys.argv[0]} --help lists the options)")
 
     set_loader("run_config", load, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -206,7 +221,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     except (ValueError, RecursionError) as error:
         die(f"{path} is not JSON lines: line {number}: {first_line(error)}")
     if odd := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
-        die(f"{path} is not JSON lines: row {odd[0]} is no object")
+        die(f"{path} is not JSON lines: row {odd[0]} is not a JSON object")
     return rows
 
 
@@ -216,7 +231,7 @@ def read_json(path: str | Path) -> dict:
         data = Path(path).read_bytes()
     with explained(f"{path} is damaged", ValueError, RecursionError):
         found = json.loads(data)
-    return found if isinstance(found, dict) else die(f"{path} is damaged: no JSON object")
+    return found if isinstance(found, dict) else die(f"{path} is damaged: it is not a JSON object")
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -295,7 +310,7 @@ def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
     except OSError as error:
         return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
     except (ValueError, AttributeError, RecursionError):
-        return "checksums.json is no JSON object"
+        return "checksums.json is not a JSON object"
     return ""
 
 

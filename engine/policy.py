@@ -133,6 +133,15 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
     return policy.train(), tokenizer
 
 
+def load_adapter(policy, folder: str) -> None:
+    """Puts a checkpoint's weights into the policy's adapter."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    check_adapter(folder)
+    set_peft_model_state_dict(policy, load_file(os.path.join(folder, "adapter_model.safetensors")))
+
+
 @contextlib.contextmanager
 def start_of_round(policy):
     """Puts the round's start in the adapter's place: the frozen second adapter, or in round 1 none at all."""
@@ -200,14 +209,14 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
     """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
 
     Args:
-        model: Policy with its adapter set as wanted.
+        model: Policy with its adapter set as wanted, or a plain model.
         ids: (B, T) tokens, padded on the right (causal attention never looks there, so no attention mask is needed).
         mask: (B, T) True on the response tokens.
 
     Returns:
         (mask.sum(),) float32, with gradient where the model has one.
     """
-    base = model.get_base_model()
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = base.get_output_embeddings()
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.

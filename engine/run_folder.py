@@ -123,7 +123,7 @@ class RunFolder:
             os._exit(128 + number)  # what is being written has another name than what is whole
         self.caught = number
         with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, b"\nstopping at the next safe place; once more stops at once\n")
+            os.write(2, b"\nstopping at the next safe place; press Ctrl-C again to stop at once\n")
         if self.safe:
             self.raise_caught()
 
@@ -199,8 +199,8 @@ class RunFolder:
         self.saved = self.last_step
         return self.path / name
 
-    def keep(self, best: str) -> None:
-        """Keeps the newest two checkpoints whole, and the adapter of the folder `best`; the others as figures."""
+    def keep(self, best: list[str]) -> None:
+        """Keeps the newest two checkpoints whole, and the adapters of the folders in `best`; the others as figures."""
         checkpoints.thin_out(self.path, best)
         checkpoints.drop_last(self.path)
 
@@ -255,7 +255,8 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
-        die(f"--out_dir {folder} was made with other options ({changed}): another folder, the same, or --fresh true")
+        die(f"--out_dir {folder} was made with other options ({changed}); give the same options, take another folder, "
+            "or begin again with --fresh true")  # fmt: skip
 
 
 def read_selection(folder: Path) -> dict:

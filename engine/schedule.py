@@ -3,8 +3,8 @@
     python -m engine.schedule bash schedule.sh      # runs that command with the settings in its environment
 
 Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then
-from the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so it is
-held until the last process that the schedule has started ends.
+from the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so
+it is held until the last process that the schedule has started ends.
 """
 
 import os
@@ -25,16 +25,17 @@ MEMORY = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gr
 def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
     """(settings for the shell, options of the config); exits with status 2, naming what is wrong."""
     config = environment.get("CONFIG") or "config/toy.yaml"
-    with explained(f"CONFIG={config} is no YAML of options", OSError, ValueError, yaml.YAMLError):
+    with explained(f"CONFIG={config} is not a YAML file of options", OSError, ValueError, yaml.YAMLError):
         options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     if not isinstance(options, dict):
-        die(f"CONFIG={config} is no YAML of options")
+        die(f"CONFIG={config} is not a YAML file of options")
     given = vars(EvalOptions()) | options
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
     settings |= {"CAPS": environment.get("CAPS") or str(given.get("caps") or "")}
     settings |= {"SEED": environment.get("SEED") or str(given["seed"])}
-    settings |= {"MODEL": environment.get("MODEL") or given["model"], "REFERENCE": environment.get("REFERENCE") or "base"}
-    settings |= {"VAL": given["val_data"], "VAL_SAMPLES": str(given["eval_samples"])}
+    settings |= {"MODEL": environment.get("MODEL") or given["model"]}
+    settings |= {"REFERENCE": environment.get("REFERENCE") or "base"}
+    settings |= {"VAL": given["val_data"], "REFERENCE_SAMPLES": str(given["reference_samples"])}
     settings |= {"TEST": given["test_data"], "TEST_SAMPLES": str(given["test_samples"])}
     for name in ("CONFIG", "OUT"):  # a name with a dash in front is no option
         settings[name] = "./" + settings[name] if settings[name].startswith("-") else settings[name]
@@ -49,7 +50,7 @@ def check_settings(settings: dict[str, str]) -> None:
         die(f"no CAPS: set them in the environment or as caps: in {settings['CONFIG']}")
     for cap in caps:
         if not (cap.isascii() and cap.isdigit() and int(cap) > 0):
-            die(f'CAPS="{settings["CAPS"]}": {cap} is no cap (a whole number of tokens)')
+            die(f'CAPS="{settings["CAPS"]}": {cap} is not a cap (a whole number of tokens)')
         if before and int(cap) >= before:
             die(f'CAPS="{settings["CAPS"]}": {cap} is not below the round\'s before, {before}')
         before = int(cap)

@@ -102,9 +102,9 @@ def test_a_verdict_is_right_only_if_the_rollout_ended():
     assert [g.correct for g in evaluation.grade(rollouts, ["4", "4"], thinking=True)] == [True, False]
 
 
-@pytest.mark.parametrize("key, other", [("cap", 9), ("temperature", 0.1), ("top_p", 0.5), ("n_problems", 7), ("data", "b.jsonl"), ("instruction", "?")])
+@pytest.mark.parametrize("key, other", [("cap", 9), ("temperature", 0.1), ("top_p", 0.5), ("n_problems", 7), ("data", "b.jsonl"), ("instruction", "?"), ("prompt_cap", 9)])
 def test_results_measured_otherwise_are_told_apart(key, other):
-    a = {"cap": 8, "temperature": 1.0, "top_p": 1.0, "n_problems": 3, "data": "a.jsonl", "instruction": "!", "pass@1": 0.5}
+    a = {"cap": 8, "temperature": 1.0, "top_p": 1.0, "n_problems": 3, "data": "a.jsonl", "instruction": "!", "prompt_cap": 8, "pass@1": 0.5}
     assert evaluation.differences(a, a | {"pass@1": 0.1, "seed": 3}) == []
     assert evaluation.differences(a, a | {key: other}) == [f"{key} {a[key]} and {other}"]
 

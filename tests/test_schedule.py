@@ -97,7 +97,7 @@ def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
     assert start["reference"]["pass@1"] == base["pass@1"] and (tmp_path / "out" / "summary.md").is_file()
 
 
-@pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is no cap"), ("0", "is no cap")])
+@pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is not a cap"), ("0", "is not a cap")])
 def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, word):
     run = schedule(setting, tmp_path / "out", CAPS=caps)
     text, _ = run.communicate(timeout=60)

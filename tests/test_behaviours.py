@@ -1,4 +1,4 @@
-"""The judge of steps, against a stand-in server. Run: python -m pytest tests/test_judge.py"""
+"""The judge of steps, against a stand-in server. Run: python -m pytest tests/test_behaviours.py"""
 import doctest
 import http.server
 import json
@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import report as analyse
-from analysis import behaviours as judge
-from standin import make_r1_standin
-from test_analyse import folder, result, rollout
-
-
-@pytest.fixture(scope="module")
-def r1(tmp_path_factory):
-    return make_r1_standin(tmp_path_factory.mktemp("r1") / "model", context=4096)
+from analysis import behaviours, report
+from analysis.command import main
+from measured import folder, r1, result, rollout  # noqa: F401  (a fixture, too)
+from measured import stops as stopped
 
 
 @pytest.fixture
@@ -31,17 +26,16 @@ def two(tmp_path):
     return folder(tmp_path / "run/base_test", long), folder(tmp_path / "run/final_test", short)
 
 
+def judge(arguments):
+    main(behaviours, arguments, inherit=False)
+
+
 def stops(capsys, *arguments):
-    """The one line that a bad command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        judge.main([str(a) for a in arguments])
-    err = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2 and err[-1].startswith("error: ")
-    return err[-1]
+    return stopped(capsys, judge, *arguments)
 
 
 def test_doctests():
-    assert doctest.testmod(judge).failed == 0
+    assert doctest.testmod(behaviours).failed == 0
 
 
 class Server:
@@ -88,8 +82,8 @@ def chat(text):
     return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
-def behaviours(two, server, *more):
-    judge.main([*two, "--url", server.url, "--model", "j", "--key_env", "JUDGE_KEY", *more])
+def judged(two, server, *more):
+    judge([*two, "--url", server.url, "--model", "j", "--key_env", "JUDGE_KEY", *more])
     return result(two, "behaviours.json")
 
 
@@ -100,18 +94,18 @@ def label(prompt, number):
 
 def test_phases_are_counted_and_replies_cached(two, serve):
     server = serve(label)
-    r = behaviours(two, server)
+    r = judged(two, server)
     # A: "Wait, so 7." and "Wait. But wait: 7." of each of six first answers; B: one line
     assert r["steps"] == {"A": 12, "B": 6} and r["invalid"] == {"A": 0, "B": 0}
     assert r["A"]["recheck_step"]["value"] == 1 and r["B"]["compute"]["value"] == 1
     assert r["difference"]["recheck_step"]["value"] == -1 and r["difference"]["recheck_step"]["verdict"] == "lower"
     path, headers, body = server.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer s3cret" and body["model"] == "j"
-    assert all(phase in body["messages"][0]["content"] for phase in judge.PHASES)
+    assert all(phase in body["messages"][0]["content"] for phase in behaviours.PHASES)
     asked = len(server.requests)
     cache = Path(two[1]).parent / "analysis/judge.jsonl"
     cache.write_text(cache.read_text() + '{"key": "half a li')
-    assert behaviours(two, server, "--overwrite", "true") == r | {"command": r["command"]}
+    assert judged(two, server, "--overwrite", "true") == r | {"command": r["command"]}
     assert len(server.requests) == asked
 
 
@@ -126,7 +120,7 @@ def test_what_is_no_label_is_asked_once_more_then_counted(two, serve, bad):
             return bad  # never a label for the first problem's steps
         return bad if flaky[prompt] == 1 else label(prompt, number)
 
-    r = behaviours(two, serve(say))
+    r = judged(two, serve(say))
     assert r["invalid"] == {"A": 2, "B": 1} and r["A"]["recheck_step"]["value"] == 1 and set(flaky.values()) == {2}
 
 
@@ -139,7 +133,7 @@ def test_a_judge_that_hangs_is_asked_again(two, serve):
             free.wait(30)  # far beyond the client's patience
         return label(prompt, number)
 
-    r = behaviours(two, serve(hang), "--timeout", "2")
+    r = judged(two, serve(hang), "--timeout", "2")
     free.set()
     assert r["invalid"] == {"A": 0, "B": 0} and asked.count(asked[0]) == 2
 
@@ -166,38 +160,38 @@ def test_bad_options_are_one_line(two, capsys):
     assert "http://" in stops(capsys, *two, "--url", "localhost:1", "--model", "j")
     assert "--model" in stops(capsys, *two)
     assert "--problems" in stops(capsys, *two, "--model", "j", "--problems", "-1")
-    assert "judge.py takes 1 to 2 evaluation folders" in stops(capsys, "--model", "j")
+    assert "behaviours takes 1 to 2 evaluation folders" in stops(capsys, "--model", "j")
 
 
 def test_labels_that_exist_are_kept(two, serve, capsys):
     server = serve(label)
-    behaviours(two, server)
+    judged(two, server)
     assert "behaviours.json exists" in stops(capsys, *two, "--url", server.url, "--model", "j")
 
 
 def test_the_report_shows_the_shares_and_the_command(two, serve):
     server = serve(label)
-    behaviours(two, server)
-    analyse.main(["compare", *two, "--resamples", "50"])
-    report = (Path(two[1]).parent / "analysis/report.md").read_text(encoding="utf-8")
-    assert f"`python judge.py {two[0]} {two[1]} --model j --url {server.url} --key_env JUDGE_KEY`" in report
+    judged(two, server)
+    report.main([*two])
+    text = (Path(two[1]).parent / "analysis/report.md").read_text(encoding="utf-8")
+    assert f"`python -m analysis.behaviours {two[0]} {two[1]} --model j --url {server.url} --key_env JUDGE_KEY`" in text
     row = "| recheck_step | 100.0 [100.0, 100.0] | 0.0 [0.0, 0.0] | -100.0 [-100.0, -100.0] lower |"
-    assert row in re.sub(" +", " ", report)
+    assert row in re.sub(" +", " ", text)
 
 
 def test_a_local_model_may_judge(two, r1):
     small = ["--reply_tokens", "4", "--problems", "2", "--load_4bit", "false", "--device", "cpu"]
-    judge.main([*two, "--model", r1, *small])
+    judge([*two, "--model", r1, *small])
     r = result(two, "behaviours.json")
     assert r["steps"] == r["invalid"] == {"A": 4, "B": 2}  # random weights name no phase
     assert r["A"]["compute"]["value"] is None
-    assert "The judge has named no phase at all." in "\n".join(analyse.show_behaviours(r))
+    assert "The judge has named no phase at all." in "\n".join(behaviours.show(r))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="ab.!? \n<>/think", max_size=80), st.integers(1, 30))
 def test_steps_keep_every_word_and_never_raise(text, longest):
-    joined = "".join(judge.steps(text, longest))
+    joined = "".join(behaviours.steps(text, longest))
     thinking = text.partition("</think>")[0].rpartition("<think>")[2]
     assert re.sub(r"\W", "", joined) == re.sub(r"\W", "", thinking)
-    judge.parse_phase(text)
+    behaviours.parse_phase(text)

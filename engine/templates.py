@@ -50,10 +50,15 @@ def chat_text(tokenizer, messages: list[dict]) -> str:
 
 
 def render(tokenizer, messages: list[dict], day: int = 26, **options) -> str:
-    """The template's text with the options that the tokenizer was loaded with."""
-    date = {"strftime_now": datetime.datetime(2024, 7, day).strftime}
-    options = date | getattr(tokenizer, "template_options", {}) | options | {"tokenize": False}
-    return tokenizer.apply_chat_template(messages, **options)
+    """The template's text with the options that the tokenizer was loaded with, on this day of July 2024."""
+    options = getattr(tokenizer, "template_options", {}) | options | {"tokenize": False}
+    template = options.pop("chat_template", None) or tokenizer.get_chat_template()
+    if "strftime_now" in template:  # a function that is handed in does not get through, a macro does
+        date = datetime.datetime(2024, 7, day)
+        codes = {f"%{code}": date.strftime(f"%{code}") for code in "aAbBcdHIjmMpSxXyY"} | {"%-d": f"{day}", "%-m": "7"}
+        filters = " ".join(f"| replace({code!r}, {text!r})" for code, text in codes.items())
+        template = "{% macro strftime_now(format) %}{{ format " + filters + " }}{% endmacro %}" + template
+    return tokenizer.apply_chat_template(messages, chat_template=template, **options)
 
 
 def keeps_system(tokenizer) -> bool:

@@ -21,7 +21,7 @@ from engine import checkpoints, files, rows
 from engine.files import Options, lock, parse, write_checksums
 from engine.memory import micro_batches
 from engine.policy import fingerprint, load_policy, token_logp
-from sample import INSTRUCTION, Sampler, load_problems
+from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
 from train_prune import Config, advantages, batch_of, policy_loss, update_policy
 
@@ -254,7 +254,7 @@ def test_a_round_writes_what_the_contract_names_and_the_next_one_goes_on_from_it
     assert [c["step"] for c in selection["checkpoints"]] == [1, 2, 3] and selection["selected"] == str(folder / f"step{selection['step']:04d}")
     assert (folder / "selected").read_text().strip() == selection["selected"]
     # the saved options are a valid --config
-    assert parse(Config, args=["--config", str(folder / "config.yaml")]) == cfg
+    assert parse(Config, args=["--config", str(folder / "config.yaml")]) == dataclasses.replace(cfg, **prompt_texts(cfg))
     # again: done, and nothing is touched
     before = (folder / "log.csv").stat().st_mtime_ns
     train_prune.main(cfg)

@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from engine.files import Options, die, note, read_json, run, write_jsonl
+from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl
 from engine.memory import choose_rows, until_it_fits
 from engine.policy import load_policy, refresh_copy, rollout_model
 from engine.problems import load_problems
@@ -201,7 +201,7 @@ class Sampler:
             prompts: Token ids of each prompt.
             cap: Most response tokens, the end token included; one number, or one a rollout.
             temperature: 0 is greedy. top_p: in (0, 1].
-            seed: Answer k depends on (seed, k) alone.
+            seed: Answer k depends on (seed, k) alone, up to rounding where a random number falls on a boundary.
             label: Shows a progress bar of this name on a terminal; none where it is empty.
             on_token: Called with (rollout, token) for every token as it is sampled.
 
@@ -259,6 +259,8 @@ class Sampler:
 
     def rollout(self, prompt: list[int], ids: list[int], logp: torch.Tensor) -> Rollout:
         """A row that ended, with its text."""
+        if logp.isnan().any():
+            raise OptionError("the model's log-probs are NaN: its weights are damaged, or this needs --dtype float32")
         finished = ids[-1] in self.ends
         text = self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
         return Rollout(prompt, ids, logp, finished, text)

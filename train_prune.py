@@ -43,10 +43,11 @@ from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_da
 from engine.files import EvalOptions, die, explained, read_json, run, write_text
 from engine.memory import memory_plan
 from engine.policy import load_adapter, load_trainable
+from engine.problems import load_problems
 from engine.run_folder import RunFolder, Stop, read_selection
-from eval import differences, evaluate, grade
+from eval import differences, evaluate, grade, hopeless, outcomes
 from grpo import advantages, update_policy
-from sample import INSTRUCTION, Rollout, Sampler, check_context, encode_prompts, load_problems
+from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
 from selection import by_problem, candidates, select
 
 
@@ -98,7 +99,7 @@ class Config(EvalOptions):
     """LoRA scale: alpha / r."""
     # --- data and rounds
     train_data: str = "out/toy_base/train.jsonl"
-    """Problem file (JSON lines) or hub data set `id:split`."""
+    """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`."""
     caps: int | str = "4000 3000 2000"
     """The rounds of schedule.sh; not read here."""
     init_adapter: str = ""
@@ -207,8 +208,9 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
     if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap)
-    val_prompts = encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap)
+    compare_prompt(cfg, cfg.init_adapter)
+    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
+    val_prompts = encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap, **prompt_texts(cfg))
     check_context(base.config, cfg.train_data, problems, prompts, cfg.cap)
     check_context(base.config, cfg.val_data, val_problems, val_prompts, cfg.eval_cap)
     tokens_per_row = max(map(len, prompts)) + cfg.cap
@@ -233,10 +235,15 @@ def open_reference(r: Round) -> dict:
         write_text(path, json.dumps(result, indent=1) + "\n", status=1)
     reference = read_eval(path)
     mine = {"cap": r.cfg.eval_cap, "temperature": r.cfg.eval_temperature, "top_p": r.cfg.eval_top_p}
-    mine |= {"data": r.cfg.val_data, "n_problems": len(r.val_problems), "instruction": INSTRUCTION}
+    mine |= {"data": r.cfg.val_data, "n_problems": len({p["id"] for p in r.val_problems}), **prompt_texts(r.cfg)}
+    mine |= {"template_options": r.cfg.template_options, "thinking": r.cfg.thinking}
     mine |= {"prompt_cap": r.cfg.prompt_cap or r.cfg.cap}
     if found := differences(reference, mine):
         die(f"{path} cannot be compared with this round's validations, it has another {'; '.join(found)}")
+    if why := hopeless(reference):
+        if r.cfg.reward == "thinkprune":  # others may pay for something else
+            die(f"{path}: {why}")
+        r.folder.log(f"warning: {path}: {why}")
     return reference
 
 
@@ -306,7 +313,9 @@ def train(r: Round) -> str:
 
         # --- 2. score: verdict, reward under the cap, advantage within the group
         golds = [r.problems[i]["answer"] for i in batch for _ in range(cfg.group)]
-        correct = [verdict.correct for verdict in grade(rollouts, golds, cfg.thinking)]
+        verdicts = grade(rollouts, golds, cfg.thinking)
+        correct = [verdict.correct for verdict in verdicts]
+        shares, examples = outcomes(rollouts, verdicts, golds, cfg.thinking)
         groups = [slice(j * cfg.group, (j + 1) * cfg.group) for j in range(len(batch))]
         rewards = [r.reward_of(rollouts[g], correct[g], cfg.cap, r.problems[i]) for i, g in zip(batch, groups)]
         rewards = torch.tensor(rewards, dtype=torch.float32)                     # (P, G)
@@ -327,7 +336,8 @@ def train(r: Round) -> str:
         step.reward = rewards.mean().item()
         step.correct = mean(correct)
         step.length = mean(len(rollout.ids) for rollout in rollouts)
-        step.over_cap = mean(not rollout.finished for rollout in rollouts)
+        step.over_cap, step.wrong = shares["over_cap"], shares["wrong"]
+        step.no_think_end, step.no_box = shares["no_think_end"], shares["no_box"]
         step.dead_groups = int((adv == 0).all(dim=1).sum())
         step.repeated = mean(alarms.repeats(rollout.ids) for rollout in rollouts)
         step.no_thinking = mean(cfg.thinking and ro.finished and alarms.answers_at_once(ro.text) for ro in rollouts)
@@ -337,9 +347,9 @@ def train(r: Round) -> str:
         folder.log(step.line(cfg.steps, cfg.cap, len(batch), cfg.group, r.policy.device, seconds_left))
 
         # --- 5. alarms: read from the history, so that a resumed round sees what an unbroken one does
-        for line in alarms.notes_of(step, cfg.cap) if number == first_step else []:
+        for line in alarms.notes_of(step, cfg.cap, examples) if number == first_step else []:
             folder.log(line)
-        for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit):
+        for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit, examples):
             folder.log(f"warning: {warning}")
         if reason := alarms.reason_to_stop(folder.history, cfg.logp_gap_limit):
             raise Stop(f"error: {reason}", 1)
@@ -379,7 +389,9 @@ def finish(r: Round, ended_by: str) -> None:
 
 def main(cfg: Config) -> None:
     check_options(cfg)
-    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE) as folder:
+    # With the words of the prompt in it, so that an edit of sample.py is seen when a round is resumed.
+    cfg, usual = (dataclasses.replace(options, **prompt_texts(options)) for options in (cfg, Config()))
+    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), FREE) as folder:
         if folder.done:
             print(f"{folder.path} is done: {read_selection(folder.path)['why']}")
         else:

@@ -6,15 +6,16 @@ A script reads as if nothing could go wrong. What can, becomes one line here: `d
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 
@@ -43,6 +44,12 @@ def fail(message: str) -> NoReturn:
     """Stops with one line on stderr and exit status 1: for what went wrong on the way."""
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     raise SystemExit(1)
+
+
+@functools.cache
+def note(message: str) -> None:
+    """One line on stderr, once a process: what is worth knowing and stops nothing."""
+    print("note: " + " ".join(message.split()), file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:
@@ -110,10 +117,16 @@ class Options:
     """Most rollouts decoded at the same time, fewer where memory is short; 0 means 256."""
     thinking: bool = True
     """The answer counts only after </think>; false for models that do not think aloud."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Variables of the model's chat template, as in --template_options '{"enable_thinking": true}'."""
+    system: str | None = None
+    """What the model is told before the problem, {cap} being the cap; null: SYSTEM of sample.py, empty: nothing."""
+    instruction: str | None = None
+    """What the prompt asks for after the problem's text; null: INSTRUCTION of sample.py, empty: nothing."""
     problem_key: str = "problem"
-    """Column that holds the problem's text."""
+    """Column that holds the problem's text; where a file lacks it and has one with a usual name, that one is read."""
     answer_key: str = "answer"
-    """Column that holds the right answer."""
+    """Column that holds the right answer, or as above; `a.b` goes down into a dict, `a.-1` into a list."""
     seed: int = 0
     """Seed of everything random."""
 

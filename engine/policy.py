@@ -18,6 +18,7 @@ import torch.utils.checkpoint
 
 from engine.files import Options, damage, die, explained, read_json
 from engine.memory import memory_plan
+from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
@@ -37,24 +38,6 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
     return device
-
-
-def load_tokenizer(path: str):
-    """The model's tokenizer; exits with status 2 where it has no chat template or no end token."""
-    from transformers import AutoTokenizer
-
-    with explained(f"--model {path}: tokenizer not found", OSError, ValueError):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        die(f"--model {path}: its tokenizer has no chat template; take the chat or distilled version of the model")
-    if tokenizer.eos_token_id is None:
-        die(f"--model {path}: its tokenizer has no end token, so no rollout could ever finish")
-    return tokenizer
-
-
-def chat_text(tokenizer, messages: list[dict]) -> str:
-    """The chat as the model reads it, up to where it answers; to be encoded without adding special tokens."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def load_base(options: Options):
@@ -113,10 +96,11 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
     for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
         read_json(path)  # transformers' own messages do not always name the file
     with explained(f"--model {options.model}: its tokenizer or chat template is damaged"):
-        tokenizer = load_tokenizer(options.model)
-        chat = [{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}]
-        tokenizer(chat_text(tokenizer, chat), add_special_tokens=False)
+        tokenizer = load_tokenizer(options.model, options.template_options)
+        check_template(tokenizer, options)
+        tokenizer(chat_text(tokenizer, [{"role": "user", "content": "1 + 1"}]), add_special_tokens=False)
     model = load_base(options)
+    add_turn_end(model, tokenizer, options.model)
     if adapter:
         from peft import PeftModel
 

@@ -192,7 +192,8 @@ class RunFolder:
     def save(self, name: str, files: dict[str, str] | None = None) -> Path:
         """Writes a checkpoint of the last step with further files; returns its folder."""
         base = {"base": self.options["model"], "base_fingerprint": fingerprint(self.policy)}
-        note = base | {"cap": self.options["cap"], "step": self.last_step}
+        prompt = {k: self.options.get(k) for k in ("system", "instruction", "template_options", "thinking")}
+        note = base | {"cap": self.options["cap"], "step": self.last_step} | prompt
         files = {"nanoprune.json": json.dumps(note) + "\n"} | (files or {})
         checkpoints.save_checkpoint(self.path / name, self.policy, self.optimizer, self.history, files)
         self.saved = self.last_step

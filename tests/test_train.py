@@ -22,7 +22,7 @@ from engine import checkpoints, files, rows
 from engine.files import Options, lock, parse, write_checksums
 from engine.memory import micro_batches
 from engine.policy import fingerprint, load_policy, token_logp
-from sample import Sampler, load_problems
+from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
 from grpo import advantages, policy_loss, update_policy
 from train_prune import Config, batch_of
@@ -45,7 +45,7 @@ def problems(tmp_path_factory):
 def reference_for(folder, cap, problems=3):
     """An evaluation that every checkpoint reaches: random weights are never right, and 0 would accept none."""
     note = {"cap": cap, "prompt_cap": cap, "temperature": 0.6, "top_p": 0.95, "data": str(folder / "val.jsonl")}
-    note |= {"n_problems": problems, "instruction": train_prune.INSTRUCTION, "pass@1": 1e-12, "mean_tokens": float(cap)}
+    note |= {"n_problems": problems, "instruction": INSTRUCTION, "pass@1": 1e-12, "mean_tokens": float(cap)}
     path = folder / f"reference_cap{cap}.json"
     path.write_text(json.dumps(note))
     return str(path)
@@ -296,7 +296,7 @@ def test_a_round_writes_what_the_contract_names_and_the_next_one_goes_on_from_it
     assert [c["step"] for c in selection["checkpoints"]] == [1, 2, 3] and selection["selected"] == str(folder / f"step{selection['step']:04d}")
     assert (folder / "selected").read_text().strip() == selection["selected"]
     # the saved options are a valid --config
-    assert parse(Config, args=["--config", str(folder / "config.yaml")]) == cfg
+    assert parse(Config, args=["--config", str(folder / "config.yaml")]) == dataclasses.replace(cfg, **prompt_texts(cfg))
     # again: done, and nothing is touched
     before = (folder / "log.csv").stat().st_mtime_ns
     train_prune.main(cfg)

@@ -409,7 +409,7 @@ def main() -> None:
     options, rows, number = parser.parse_args(), [], 0
     try:
         for number, line in enumerate(open(options.rollouts, "rb"), 1):
-            rows.append(json.loads(line))
+            rows.append(json.loads(line.decode("utf-8")))
             rows[-1]["response"], rows[-1]["gold"], rows[-1]["finished"]
         if not rows:
             raise ValueError("empty")
@@ -421,7 +421,7 @@ def main() -> None:
     for name in ("right", "wrong", "no box", "not finished", "timed out"):
         print(f"{name:13}{verdicts.count(name):8}{verdicts.count(name) / len(rows):8.1%}")
     several = sum(len(all_boxes(r["response"], not options.no_thinking)) > 1 for r in rows)
-    differ = sum(r.get("correct", g.correct) != g.correct for r, g in zip(rows, grades))
+    differ = sum(r.get("correct", v == "right") != (v == "right") for r, v in zip(rows, verdicts))
     print(f"{'several boxes':13}{several:8}{several / len(rows):8.1%}   the last one counts")
     print(f"{'all':13}{len(rows):8}   stored verdict differs: {differ}")
 

@@ -104,7 +104,7 @@ class RunFolder:
             self.history = checkpoints.load_state(self.resume, optimizer, device)
         checkpoints.check_disk(self.path, [p for p in policy.parameters() if p.requires_grad])
         if not (self.path / "config.yaml").is_file():
-            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False))
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False), status=1)
         for line in (head_line(device), " ".join(f"{k}={v}" for k, v in self.options.items()), *notes, *self.damaged):
             self.log(line)
         if self.resume:

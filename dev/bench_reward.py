@@ -24,7 +24,7 @@ class Config:
     data: str = ""
     """Folder with model_outputs.jsonl and hostile_outputs.jsonl; empty takes ../shared/data, or tests/data."""
     quick: bool = False
-    """Few answers and no hanging ones, to see that it runs."""
+    """Few answers and no attacks, to see that it runs."""
 
 
 def read_rows(folder: Path, name: str) -> list[dict]:
@@ -82,7 +82,7 @@ def without_short_cuts(bench: Bench, pairs: list[tuple[str, str]]) -> None:
 
 
 def attacked(bench: Bench, pairs: list[tuple[str, str]], attacks: list[dict]) -> None:
-    """A training batch with some hostile outputs in it, and then with ones that hang."""
+    """A training batch with some hostile outputs in it, and then with large formulas that no cache knows."""
     grader.WORKERS = min(2, os.cpu_count() or 1)
     bad = [
         (row.get("output") or "".join(text * times for text, times in row["output_parts"]), str(row["gold"]))
@@ -92,10 +92,10 @@ def attacked(bench: Bench, pairs: list[tuple[str, str]], attacks: list[dict]) ->
     usual = list(itertools.islice(itertools.cycle(pairs), ROLLOUTS - ATTACKS))
     hostile = list(itertools.islice(itertools.cycle(bad), ATTACKS))
     bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them attacks of the hostile file, 2 workers", usual + hostile)
-    # The worst case: every attack is new, passes the guards and hangs, so each one costs a kill and a new worker.
-    hangs = ["+".join(rf"\sqrt[{n}]{{{n}}}\cdot\sin({n}x+{k})^{{99}}" for n in range(2, 9)) for k in range(ATTACKS)]
-    hanging = [(rf"\boxed{{{text}}}", r"\sin(x)^{99}+(x+1)^{99}") for text in hangs]
-    bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them different ones made to hang", usual + hanging)
+    # Every attack is another one: where they are too much for a worker, each costs a kill and a new worker.
+    large = ["+".join(rf"\sqrt[{n}]{{{n}}}\cdot\sin({n}x+{k})^{{99}}" for n in range(2, 9)) for k in range(ATTACKS)]
+    hostile = [(rf"\boxed{{{text}}}", r"\sin(x)^{99}+(x+1)^{99}") for text in large]
+    bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them large formulas, each another", usual + hostile)
 
 
 def reward(cfg: Config) -> None:
@@ -104,7 +104,7 @@ def reward(cfg: Config) -> None:
     pairs = [(row["output"], row["gold"]) for row in read_rows(folder, "model_outputs.jsonl")]
     attacks = read_rows(folder, "hostile_outputs.jsonl")
     before = grader._ask, grader.WORKERS
-    bench = Bench(Progress(5 if cfg.quick else 7, f"outputs of {folder}; about a minute on 2 CPU cores"))
+    bench = Bench(Progress(5 if cfg.quick else 7, f"outputs of {folder}; under a minute on 2 CPU cores"))
     try:
         grader.WORKERS = 1
         start = bench.measure("start of one worker", [(r"\boxed{x+1}", "1+x")])["cpu_seconds"]
@@ -121,4 +121,4 @@ def reward(cfg: Config) -> None:
             attacked(bench, pairs, attacks)
     finally:
         grader._ask, grader.WORKERS = before
-    report("reward", f"CPU, {os.cpu_count()} cores", ["math-verify", "sympy", "mpmath"], bench.rows)
+    report("reward", f"CPU, {os.cpu_count()} cores", ["mpmath"], bench.rows)

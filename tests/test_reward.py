@@ -18,6 +18,8 @@ import time
 from fractions import Fraction
 
 import pytest
+
+import latex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -576,7 +578,8 @@ def test_the_same_answer_inside_a_dataloader_worker(reward):
 
 def test_a_copy_under_another_name_works_in_a_script_without_a_main_guard_and_leaves_no_process(reward, tmp_path):
     need(reward, "_ask")
-    (tmp_path / "my_grader.py").write_text(open(reward.__file__, encoding="utf-8").read(), encoding="utf-8")
+    for name, source in (("my_grader.py", reward.__file__), ("latex.py", latex.__file__)):
+        (tmp_path / name).write_text(open(source, encoding="utf-8").read(), encoding="utf-8")
     (tmp_path / "random.py").write_text("raise SystemExit('a neighbour shadows the standard library')")
     script = ("import my_grader as g\nassert g.is_correct('</think>' + chr(92) + 'boxed{x+1}', '1+x')\n"
               "print([w.pid for w in g._idle.queue if w])")
@@ -727,4 +730,4 @@ def test_two_steps_of_trls_grpo_trainer(reward, tmp_path):
 
 
 def test_the_numbers_in_the_docstrings(reward):
-    assert doctest.testmod(reward).failed == 0
+    assert doctest.testmod(reward).failed == doctest.testmod(latex).failed == 0

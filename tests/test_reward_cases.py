@@ -3,6 +3,8 @@ r"""Pairs of answer and gold, right (~) and wrong (#), by kind: how models write
 The policy itself stands in test_reward.py; here are its consequences.
 """
 import pytest
+
+import latex
 from test_reward import check, need, reward  # noqa: F401 (reward is a fixture)
 
 TABLES = [
@@ -969,9 +971,8 @@ def test_pairs(reward, cases):                        # noqa: F811
     check(reward, cases)
 
 
-def test_every_rewriting_rule_does_what_its_example_says(reward):        # noqa: F811
-    need(reward, "_RULES")
-    rules = [(before, old.sub(new, before), after) for old, new, before, after in reward._RULES]
+def test_every_rewriting_rule_does_what_its_example_says():
+    rules = [(before, old.sub(new, before), after) for old, new, before, after in latex.RULES]
     assert [rule for rule in rules if rule[1] != rule[2]] == []
 
 

@@ -27,6 +27,7 @@ from analysis.command import command_line, flags, help_or, make, name_of, read_s
 from analysis.evaluations import Evaluation, notes
 from analysis.tables import gap
 from engine.files import die, one_line, write_text
+from sample import prompt_texts
 
 ANALYSES = [metrics, baselines, budget, words, perplexity, behaviours]
 QUICK = [metrics, baselines, words]  # these load no model
@@ -84,7 +85,8 @@ def head(sides: list[Evaluation], cfg: Config, base: Config) -> list[str]:
         "corrected for how many there are.", "",
     ]
     for side in sides:
-        default = vars(evaluation.Config(model="", out_dir="", seed=-1))
+        default = evaluation.Config(model="", out_dir="", seed=-1, thinking=side.info.get("thinking", True))
+        default = vars(default) | {"thinking": True} | prompt_texts(default)
         given = {x: y for x, y in baselines.options_of(side).items() if y != default[x]}
         lines += [f"- rollouts of `{shlex.join(['python', 'eval.py', *flags(given)])}`"]
     return [*lines, *(f"- {note}" for note in notes(sides)), ""]

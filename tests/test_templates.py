@@ -1,13 +1,18 @@
 """Chat templates of the kinds that public models have: one test a kind. Run: python -m pytest tests/test_templates.py"""
+import csv
 import doctest
 import json
 import shutil
+import sys
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 import eval as evaluation
 import sample
+import train_prune
+from conftest import ROOT
 from engine import files, hub, templates
 from engine.files import Options
 from engine.policy import load_policy
@@ -290,6 +295,34 @@ def test_an_adapter_that_was_trained_with_another_prompt_is_noted(tmp_path, caps
     sample.compare_prompt(Options(instruction="Guess."), str(tmp_path))
     sample.compare_prompt(Options(), "")
     assert not capsys.readouterr().err
+
+
+def test_an_edited_prompt_is_seen_when_a_round_is_resumed(model, tmp_path, monkeypatch, capsys):
+    data = tmp_path / "p.jsonl"
+    data.write_text('{"id": "x", "problem": "1+1?", "answer": "2"}\n{"id": "y", "problem": "1+2?", "answer": "3"}\n')
+    cfg = train_prune.Config(
+        model=model(CHATML), train_data=str(data), val_data=str(data), reward="repetition", cap=8, group=2, problems_per_step=1, steps=1,
+        eval_cap=8, eval_samples=1, reference_samples=1, confirm_samples=1, lora_r=8, out_dir=str(tmp_path / "round"), device="cpu",
+    )  # fmt: skip
+    train_prune.main(cfg)
+    assert yaml.safe_load((tmp_path / "round" / "config.yaml").read_text())["system"] == SYSTEM
+    beside = json.loads((tmp_path / "round" / "step0001" / "nanoprune.json").read_text())
+    assert (beside["system"], beside["instruction"], beside["template_options"]) == (SYSTEM, INSTRUCTION, {})
+    (row,) = csv.DictReader((tmp_path / "round" / "log.csv").open())
+    assert sum(float(row[name]) for name in ("correct", "over_cap", "no_think_end", "no_box", "wrong")) == pytest.approx(1)
+    monkeypatch.setattr(sample, "INSTRUCTION", "Guess.")
+    capsys.readouterr()
+    error = refusal(capsys, lambda: train_prune.main(cfg))
+    assert f"made with other options (instruction: {INSTRUCTION} there, Guess. now)" in error
+
+
+def test_a_toy_that_was_taught_other_words_says_so(tmp_path, capsys):
+    sys.path.insert(0, str(ROOT / "data"))
+    import toy
+
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": "another", **vars(toy.Config()), "prompt": ["old", "words"]}))
+    error = refusal(capsys, lambda: toy.make(toy.Config(out_dir=str(tmp_path))))
+    assert "the prompt in sample.py has changed" in error and "delete it or name another folder" in error
 
 
 def test_a_model_of_the_hub_without_network_is_one_line(monkeypatch, capfd):

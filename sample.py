@@ -227,7 +227,7 @@ class Sampler:
     def decode(self, requests: Requests, size: int) -> list[Rollout]:
         """The loop: `size` rows at a time until the queue of requests is empty."""
         queue, results, started = deque(range(len(requests))), [None] * len(requests), time.time()
-        made = 0
+        made, spoken = 0, time.time()
         with evaluating(self.model), progress(requests.label, len(requests)) as bar:
             rows, prefill = Rows(self.model, size, requests, sorted(self.ends)), Prefill(self.model, requests.prompts)
             varlen = rows.slots.varlen
@@ -249,6 +249,9 @@ class Sampler:
                     made += len(ids)
                     bar.set_postfix_str(f"{made / max(1e-9, time.time() - started):.0f} tokens/s", refresh=False)
                     bar.update()
+                    if bar.disable and requests.label and time.time() - spoken > 30:  # in a file, a line now and then
+                        spoken, done = time.time(), sum(result is not None for result in results)
+                        print(f"{requests.label}: {done} of {len(results)} rollouts", flush=True)
                     hole = rows.hole_to_last_band(row)
                     if queue:
                         rows.admit(hole, queue.popleft(), requests, prefill)

@@ -111,6 +111,8 @@ class Config(EvalOptions):
     # --- validation and selection
     checkpoint_every: int = 20
     """Steps between checkpoints, each with a validation."""
+    save_minutes: float = 10.0
+    """Minutes after which the state is saved between checkpoints, too: what a kill can cost."""
     reference: str = ""
     """eval.json that selection compares with; empty measures this round's start."""
     tolerance: float = 0.10
@@ -132,7 +134,7 @@ class Config(EvalOptions):
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
 FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device", "fresh"}
-FREE |= {"caps", "test_data", "test_samples", "out_dir"}  # out_dir: a folder may be moved
+FREE |= {"caps", "test_data", "test_samples", "out_dir", "save_minutes"}  # out_dir: a folder may be moved
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
@@ -357,6 +359,8 @@ def train(r: Round) -> str:
         # --- 6. validate and checkpoint
         if checkpoint_due(number, cfg):
             validate(r)
+        elif time.time() - folder.saved_at > 60 * cfg.save_minutes:
+            folder.save("last")
     return ""
 
 

@@ -206,6 +206,15 @@ def load_state(path: Path, optimizer, device) -> list[Step]:
             return [Step.of(row) for row in csv.DictReader(f)]
 
 
+def last_step_of(path: Path) -> int:
+    """The last step in a log.csv; 0 where there is none to be read."""
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            return max((int(row["step"]) for row in csv.DictReader(f)), default=0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def read_eval(path: Path) -> dict:
     """An eval.json; exits with status 2, naming it, where the figures that selection needs are not in it."""
     result = read_json(path)

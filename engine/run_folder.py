@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class RunFolder:
         self.resume: Path | None = None
         self.damaged: list[str] = []
         self.saved, self.policy, self.optimizer, self.board = 0, None, None, None
+        self.saved_at = time.time()
         self.caught, self.safe = 0, True  # the signal that came; whether it may be raised at once
 
     # ---- opening
@@ -108,8 +110,10 @@ class RunFolder:
         for line in (head_line(device), " ".join(f"{k}={v}" for k, v in self.options.items()), *notes, *self.damaged):
             self.log(line)
         if self.resume:
+            lost = checkpoints.last_step_of(self.path / "log.csv") - self.last_step
             checkpoints.write_table(self.path / "log.csv", self.history)  # without steps that are made again
-            self.log(f"resuming after step {self.last_step} from {self.resume}")
+            again = f"; {lost} later steps had not been saved and are made again" if lost > 0 else ""
+            self.log(f"resuming after step {self.last_step} from {self.resume}{again}")
         elif self.damaged:
             self.log("no whole checkpoint is left: beginning at step 1")
         with disk_errors(self.path):
@@ -196,7 +200,7 @@ class RunFolder:
         note = base | {"cap": self.options["cap"], "step": self.last_step} | prompt
         files = {"nanoprune.json": json.dumps(note) + "\n"} | (files or {})
         checkpoints.save_checkpoint(self.path / name, self.policy, self.optimizer, self.history, files)
-        self.saved = self.last_step
+        self.saved, self.saved_at = self.last_step, time.time()
         return self.path / name
 
     def keep(self, best: list[str]) -> None:

@@ -470,6 +470,25 @@ def test_ctrl_c_in_a_validation_keeps_the_step_and_the_validation_comes_first_on
     same_round(folder, whole)
 
 
+def test_a_kill_costs_only_what_came_after_the_last_minutes_and_the_next_call_says_so(whole, tmp_path, monkeypatch, capsys):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"), save_minutes=0.0), tmp_path / "round"
+
+    def kill():
+        raise KeyboardInterrupt  # not through our handler: nothing is saved on the way out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_prune, "update_policy", at_call(update_policy, 4, kill))
+        with pytest.raises(KeyboardInterrupt):
+            train_prune.main(cfg)
+    assert checkpoints.newest(folder) == (folder / "last", 3)
+    rows = list(csv.reader(open(folder / "log.csv", newline="")))
+    with open(folder / "log.csv", "a", newline="") as f:  # as if a step had been logged and not saved
+        csv.writer(f).writerow(["4", *rows[-1][1:]])
+    train_prune.main(cfg)
+    assert "resuming after step 3" in (out := capsys.readouterr().out) and "1 later steps had not been saved" in out
+    same_round(folder, whole)
+
+
 def test_ctrl_c_before_the_first_step_leaves_a_folder_that_goes_on(whole, tmp_path, monkeypatch):
     cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
     with monkeypatch.context() as patch:

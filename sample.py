@@ -30,10 +30,12 @@ import torch
 from tqdm import tqdm
 
 from engine.files import Options, die, explained, read_jsonl, run, write_jsonl
+from engine.guard import compare
 from engine.memory import choose_rows, until_it_fits
 from engine.policy import chat_text, load_policy, refresh_copy, rollout_model
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, evaluating, graphed
+from engine.supported import longest_exact
 
 # --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
 SYSTEM = (
@@ -138,13 +140,13 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
 
 
 def check_context(config, source: str, problems: list[dict], prompts: list[list[int]], cap: int) -> None:
-    """Exits with status 2 where the longest prompt and `cap` exceed the model's context."""
-    context = getattr(config, "max_position_embeddings", None) or 2**62
+    """Exits with status 2 where the longest prompt and `cap` exceed what the sampler decodes as the model would."""
+    limit, why = longest_exact(config)
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-    if len(prompts[longest]) + cap > context:
+    if len(prompts[longest]) + cap > limit:
         name, size = problems[longest]["id"], len(prompts[longest])
         die(f"{source}: the prompt of problem {name} has {size} tokens, which with a cap of {cap} exceeds the model's "
-            f"context of {context}; take a lower cap, or drop the problem")  # fmt: skip
+            f"{why} of {limit}; take a lower cap, or drop the problem")  # fmt: skip
 
 
 def load_hub(source: str):
@@ -191,6 +193,7 @@ class Sampler:
         ends = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
         self.ends = set(ends if end_ids is None else end_ids)
         self.tokens, self.seconds = 0, 0.0
+        compare(policy, self.model, options)
 
     def refresh(self) -> None:
         """Brings the merged copy up to date with the policy; nothing to do for live weights."""

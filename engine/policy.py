@@ -9,6 +9,7 @@ import copy
 import hashlib
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch.utils.checkpoint
 
 from engine.files import Options, damage, die, explained, read_json
 from engine.memory import memory_plan
+from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
@@ -60,7 +62,7 @@ def chat_text(tokenizer, messages: list[dict]) -> str:
 def load_base(options: Options):
     """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model."""
     import transformers
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = pick_device(options.device)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
@@ -70,6 +72,9 @@ def load_base(options: Options):
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
     try:
+        with explained(f"--model {options.model}: config.json or model.safetensors cannot be loaded"):
+            config = AutoConfig.from_pretrained(options.model, trust_remote_code=False)
+        check_config(config, options)
         with explained(f"--model {options.model}: config.json or model.safetensors cannot be loaded"):
             model, report = AutoModelForCausalLM.from_pretrained(
                 options.model,
@@ -82,9 +87,7 @@ def load_base(options: Options):
             )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-    # Without a look at the report, weights that the files lack would be random numbers, with a warning.
-    if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
-        die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")
+    check_report(model, report, options.model)
     for module in model.modules():
         # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
         # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
@@ -126,8 +129,10 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-                if reference:
-                    model.load_adapter(reference, "reference", is_trainable=False)
+                loaded = model.load_adapter(reference, "reference", is_trainable=False) if reference else None
+        check_loaded(model, "default", adapter)
+        if reference:
+            check_loaded(model, "reference", reference, loaded.missing_keys)
     return model, tokenizer
 
 
@@ -146,6 +151,8 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
 
         lora = LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         policy = get_peft_model(policy, lora)
+    if dropped := drop_dropout(policy):
+        print(f"note: trained without dropout, as rollouts are sampled without it ({', '.join(dropped)})", file=sys.stderr)
     return policy.train(), tokenizer
 
 
@@ -180,7 +187,7 @@ def check_adapter(adapter: str) -> None:
         die(f"adapter {adapter} is damaged: {wrong}")
     if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
         die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
-    read_json(os.path.join(adapter, "adapter_config.json"))
+    check_lora(adapter)
 
 
 def fingerprint(model) -> str:
@@ -211,7 +218,7 @@ def check_base(adapter: str, model, name: str) -> None:
 
 
 def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
+    """(n, H) states -> (n, V) float32 products with the head; `model_logits` makes the model's logits of them.
 
     Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
     On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
@@ -219,6 +226,21 @@ def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
         return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
     return head(hidden).float()
+
+
+def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:
+    """(n, H) states -> (n, V) float32 logits as the model's own forward has them, for sampler and trainer alike.
+
+    Some families scale or cap what comes out of the head. `guard` refuses one that does something else to it.
+    """
+    logits, config = float_logits(model.get_output_embeddings(), hidden), model.config
+    if scale := getattr(config, "logit_scale", None):                            # Cohere
+        logits = logits * scale
+    if scale := getattr(config, "logits_scaling", None):                         # Granite
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):                  # Gemma
+        logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int) -> torch.Tensor:
@@ -233,13 +255,12 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
         (mask.sum(),) float32, with gradient where the model has one.
     """
     base = model.get_base_model()
-    head = base.get_output_embeddings()
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.
     states, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]       # (N, H), (N,)
 
     def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        logits = float_logits(head, x) / temperature                             # (chunk, V)
+        logits = model_logits(base, x) / temperature                             # (chunk, V)
         return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
@@ -259,7 +280,7 @@ def full_weight(layer: torch.nn.Module) -> torch.Tensor:
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
     if linear is not layer and not layer.disable_adapters:
-        for name in layer.active_adapters:
+        for name in (n for n in layer.active_adapters if n in layer.scaling):  # not every adapter is on every layer
             weight = weight.float() + layer.get_delta_weight(name).float()
     return weight.detach()
 
@@ -312,6 +333,9 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
         weights = "merged"
         if base.device.type == "cuda":
             weights = memory_plan(base, options, tokens_per_row).weights
+    if weights == "merged" and (why := inexact_copy(policy)):
+        print(f"note: rollouts come from live weights: a merged copy would not be exact ({why})", file=sys.stderr)
+        weights = "live"
     return merged_copy(policy) if weights == "merged" else base
 
 

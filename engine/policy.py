@@ -22,7 +22,9 @@ from engine.memory import memory_plan
 from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters of its warnings stops a run here, with a line
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
+warnings.filterwarnings("ignore", "`torch.jit.script_method`", DeprecationWarning)  # torch itself does, when imported
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
 
@@ -74,16 +76,17 @@ def load_base(options: Options):
     try:
         with explained(f"--model {options.model}: config.json or model.safetensors cannot be loaded"):
             config = AutoConfig.from_pretrained(options.model, trust_remote_code=False)
-        check_config(config, options)
-        with explained(f"--model {options.model}: config.json or model.safetensors cannot be loaded"):
+            check_config(config, options)
+            stored = getattr(config, "quantization_config", None)  # in 4 bits already; None would hide that
+            quantised = {"quantization_config": nf4} if options.load_4bit and not stored else {}
             model, report = AutoModelForCausalLM.from_pretrained(
                 options.model,
                 dtype=dtype,
                 device_map={"": device},
-                quantization_config=nf4 if options.load_4bit else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **quantised,
             )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)

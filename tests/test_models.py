@@ -4,7 +4,9 @@
 """
 import contextlib
 import io
+import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -13,18 +15,22 @@ from pathlib import Path
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+    sys.path.insert(0, str(ROOT))
 
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import sample
+from engine import guard, rows
 from engine.files import OptionError, Options, die
 from engine.guard import own_logp, trained_logp
-from engine.policy import load_policy
+from engine.policy import load_policy, load_trainable, model_logits, start_of_round, token_logp
 from engine.slots import evaluating
 from engine.supported import drop_dropout
 from sample import Sampler
-from standin import make_tiny
+from standin import make_r1_standin, make_tiny
 
 SIZES = dict(vocab_size=384, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 SIZES |= dict(num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -93,29 +99,29 @@ MODELS = {
     "gpt_oss": ("gpt_oss", EXPERTS | dict(head_dim=16, sliding_window=128), "s_aux"),
     "deepseek_v3": ("deepseek_v3", dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, n_group=1, topk_group=1, kv_lora_rank=16, q_lora_rank=32, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, num_key_value_heads=4, first_k_dense_replace=1), "keys and values have sizes"),
     "qwen3_next": ("qwen3_next", EXPERTS | dict(head_dim=16), "linear_attention"),
-    "falcon_h1": ("falcon_h1", {}, "?"),
-    "hyperclovax": ("hyperclovax", dict(logits_scaling=0.25), "?"),
+    "falcon_h1": ("falcon_h1", {}, "hybrid"),
+    "hyperclovax": ("hyperclovax", dict(logits_scaling=0.25), "own forward (largest gap"),
     "nanochat": ("nanochat", dict(final_logit_softcapping=3.0), ""),
     "arcee": ("arcee", dict(head_dim=16), ""),
     "apertus": ("apertus", {}, ""),
-    "doge": ("doge", {}, "?"),
-    "lfm2": ("lfm2", {}, "?"),
-    "minimax": ("minimax", EXPERTS, "?"),
-    "persimmon": ("persimmon", {}, "?"),
-    "jamba": ("jamba", {}, "?"),
-    "bamba": ("bamba", {}, "?"),
-    "gpt2": ("gpt2", dict(n_embd=64, n_layer=2, n_head=4, n_positions=512), "num_key_value_heads"),
-    "gpt_neox": ("gpt_neox", {}, "num_key_value_heads"),
-    "opt": ("opt", dict(ffn_dim=128, word_embed_proj_dim=64), ""),
-    "bloom": ("bloom", dict(n_layer=2, n_head=4), ""),
-    "falcon": ("falcon", {}, ""),
-    "falcon, alibi": ("falcon", dict(alibi=True), ""),
-    "mpt": ("mpt", dict(d_model=64, n_layers=2, n_heads=4, max_seq_len=512), ""),
-    "codegen": ("codegen", dict(n_embd=64, n_layer=2, n_head=4, n_positions=512, rotary_dim=8), ""),
-    "gemma3, with pictures": ("gemma3", {}, "?"),
-    "mamba": ("mamba", dict(state_size=8), ""),
-    "mamba2": ("mamba2", dict(num_heads=8, head_dim=16, state_size=8, n_groups=1), ""),
-    "rwkv": ("rwkv", {}, ""),
+    "doge": ("doge", {}, "its layers do not work with its cache"),
+    "lfm2": ("lfm2", {}, ""),
+    "minimax": ("minimax", EXPERTS, "linear_attention"),
+    "persimmon": ("persimmon", {}, "num_key_value_heads"),
+    "jamba": ("jamba", {}, "linear_attention"),
+    "bamba": ("bamba", {}, "linear_attention"),
+    "gpt2": ("gpt2", dict(n_embd=64, n_layer=2, n_head=4, n_positions=512), "gives no intermediate_size"),
+    "gpt_neox": ("gpt_neox", {}, "gives no num_key_value_heads"),
+    "opt": ("opt", dict(ffn_dim=128, word_embed_proj_dim=64), "gives no intermediate_size"),
+    "bloom": ("bloom", dict(n_layer=2, n_head=4), "gives no intermediate_size"),
+    "falcon": ("falcon", {}, "gives no intermediate_size"),
+    "falcon, alibi": ("falcon", dict(alibi=True), "gives no intermediate_size"),
+    "mpt": ("mpt", dict(d_model=64, n_layers=2, n_heads=4, max_seq_len=512), "gives no intermediate_size"),
+    "codegen": ("codegen", dict(n_embd=64, n_layer=2, n_head=4, n_positions=512, rotary_dim=8), "gives no intermediate_size"),
+    "gemma3, with pictures": ("gemma3", dict(text_config=SIZES | dict(head_dim=16), vision_config=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)), "vocab_size"),
+    "mamba": ("mamba", dict(state_size=8), "gives no num_attention_heads"),
+    "mamba2": ("mamba2", dict(num_heads=8, head_dim=16, state_size=8, n_groups=1), "gives no intermediate_size"),
+    "rwkv": ("rwkv", {}, "gives no num_attention_heads"),
 }  # fmt: skip
 
 
@@ -136,7 +142,7 @@ ADAPTERS = {
     "layer_replication": ("LORA", dict(layer_replication=[[0, 2], [1, 2]]), "has layer_replication"),
     "PiSSA": ("LORA", dict(init_lora_weights="pissa"), "has init_lora_weights"),
     "aLoRA": ("LORA", dict(alora_invocation_tokens=[5], target_modules=["q_proj"]), "has alora_invocation_tokens"),
-    "sequence classes": ("LORA", dict(task_type="SEQ_CLS"), "has task_type"),
+    "sequence classes": ("LORA", dict(task_type="SEQ_CLS"), "has modules_to_save"),
     "IA3": ("IA3Config", dict(target_modules=["k_proj"], feedforward_modules=[]), "kind IA3"),
     "LoHa": ("LoHaConfig", dict(target_modules=["k_proj"]), "kind LOHA"),
     "LoKr": ("LoKrConfig", dict(target_modules=["k_proj"]), "kind LOKR"),
@@ -175,7 +181,6 @@ def with_lora(policy, **more):
     torch.manual_seed(0)
     lora = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False} | more
     policy = get_peft_model(policy, LoraConfig(**lora))
-    drop_dropout(policy)
     for name, p in policy.named_parameters():
         if "lora_" in name:
             p.data *= 0.3
@@ -202,7 +207,9 @@ def outcome(options: Options, adapter: str = "", lora: bool = False) -> tuple[fl
     with contextlib.redirect_stderr(said):
         try:
             policy, tokenizer = load_policy(options, adapter)
-            policy = with_lora(policy) if lora else policy
+            if lora:
+                policy = with_lora(policy)
+                drop_dropout(policy)
             gap = largest_gap(policy, Sampler(policy, tokenizer, options, end_ids=[-1]))
         except OptionError as error:  # as files.run does
             with contextlib.suppress(SystemExit):
@@ -211,7 +218,7 @@ def outcome(options: Options, adapter: str = "", lora: bool = False) -> tuple[fl
             assert stop.code == 2
     line = said.getvalue()
     assert line.count("\n") <= 1 and (line or gap == gap), line
-    return gap, line.strip().replace(adapter or "-", "A").replace(options.model, "X")
+    return gap, line.strip().replace(options.model, "X").replace(adapter or options.model, "A")
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +272,146 @@ def make_adapter(folder, model: str, kind: str, more: dict) -> str:
             policy = peft.get_peft_model(base, getattr(peft, kind)(task_type="CAUSAL_LM", **more))
         policy.save_pretrained(folder, save_embedding_layers=save)
     return str(folder)
+
+
+# ---------------------------------------------------------------------------------------- folders
+
+
+def changed(qwen: str, folder: Path, config: dict = {}, weights: dict = {}) -> str:  # noqa: B006 (only read)
+    """A copy of a model's folder with other fields in its config.json and more weights in its model.safetensors."""
+    shutil.copytree(qwen, folder)
+    path, file = folder / "config.json", str(folder / "model.safetensors")
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    save_file(load_file(file) | weights, file, metadata={"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "stored, load_4bit, word",
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, False, "stored as fp8"),
+        ({"quant_method": "gptq", "bits": 4}, True, "stored as gptq"),
+        ({"quant_method": "awq", "bits": 4}, True, "stored as awq"),
+        ({"quant_method": "compressed-tensors"}, True, "stored as compressed-tensors"),
+        ({"quant_method": "mxfp4"}, True, "stored as mxfp4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, True, "bitsandbytes 8-bit, which cannot be trained here"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, False, "name the model in 16 bits"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, False, "take --load_4bit true"),
+    ],
+)
+def test_a_folder_in_another_format_is_one_line(qwen, tmp_path, stored, load_4bit, word):
+    folder = changed(qwen, tmp_path / "model", {"quantization_config": stored})
+    check(*outcome(options_of(folder, load_4bit=load_4bit)), word)
+
+
+def test_a_folder_in_nf4_is_loaded_as_it_is(qwen, tmp_path):
+    policy, tokenizer = load_policy(options_of(qwen, load_4bit=True))
+    for part in (policy, tokenizer):
+        part.save_pretrained(tmp_path / "nf4")
+    check(*outcome(options_of(str(tmp_path / "nf4"), load_4bit=True), lora=True), "")
+    check(*outcome(options_of(str(tmp_path / "nf4"))), "take --load_4bit true")
+
+
+@pytest.mark.parametrize(
+    "key, word",
+    [
+        ("model.layers.0.self_attn.q_proj.weight_scale_inv", "quantised"),
+        ("model.layers.1.self_attn.q_norm.weight", "q_norm"),
+        ("model.layers.1.self_attn.o_proj.bias", "o_proj.bias"),
+        ("model.embed_tokens.weight_scale", "weight_scale"),
+        ("model.layers.2.mtp.weight", ""),  # layers that predict further ahead, a second head: not this model's
+        ("value_head.weight", ""),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", ""),
+    ],
+)
+def test_weights_that_a_layer_does_not_know_are_refused(qwen, tmp_path, key, word):
+    check(*outcome(options_of(changed(qwen, tmp_path / "model", weights={key: torch.ones(8)}))), word)
+
+
+# ---------------------------------------------------------------------------------------- the comparison
+
+
+@pytest.mark.parametrize("fault", [1.01, float("nan")])
+def test_a_fault_that_nobody_has_thought_of_is_refused(qwen, monkeypatch, fault):
+    monkeypatch.setattr(rows, "model_logits", lambda *a: fault * model_logits(*a))
+    check(*outcome(options_of(qwen)), "a token has another log-prob where rollouts are sampled than in the model's own")
+
+
+def test_a_fault_of_the_trainer_alone_is_refused(qwen, monkeypatch):
+    monkeypatch.setattr(guard, "token_logp", lambda *a: 1.1 * token_logp(*a))
+    check(*outcome(options_of(qwen)), "")  # nothing is trained
+    check(*outcome(options_of(qwen), lora=True), "than in training")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_comparison_leaves_no_trace(qwen, monkeypatch, dtype):
+    policy, tokenizer = load_policy(options_of(qwen, dtype=dtype))
+    policy, said, runs = with_lora(policy), io.StringIO(), []
+    for compare in (guard.compare, lambda *a: None):
+        monkeypatch.setattr(sample, "compare", compare)
+        torch.manual_seed(5)
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            sampler = Sampler(policy, tokenizer, options_of(qwen))
+        assert policy.training and sampler.tokens == 0 and not said.getvalue()
+        runs.append((torch.get_rng_state().tolist(), [r.ids for r in sampler.sample([[5, 6]], 4, cap=9)]))
+    assert runs[0] == runs[1]
+
+
+def test_memory_that_runs_out_is_left_to_the_sampling_which_says_what_to_lower(qwen, monkeypatch):
+    policy, tokenizer = load_policy(options_of(qwen))
+
+    def no_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(guard, "decode_few", no_memory)
+    Sampler(policy, tokenizer, options_of(qwen))
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def test_dropout_and_noise_are_switched_off_and_named(qwen, tokenizer_of, tmp_path, capsys):
+    model = make_model(tmp_path / "model", tokenizer_of, "mixtral", MODELS["mixtral"][1] | {"attention_dropout": 0.3})
+    for folder, what in ((qwen, "lora_dropout 0.1"), (model, "attention_dropout 0.3")):
+        adapter = make_adapter(tmp_path / what, folder, "LORA", {"lora_dropout": 0.1, "target_modules": ["q_proj"]})
+        policy, tokenizer = load_trainable(options_of(folder), adapter, adapter, 4, 8)
+        note = capsys.readouterr().err
+        assert note.startswith("note: trained without dropout") and what in note and note.count("\n") == 1
+        assert policy.training and policy.peft_config["default"].lora_dropout == 0
+        assert largest_gap(policy, Sampler(policy, tokenizer, options_of(folder))) < 1e-4
+
+
+def test_experts_are_trained_from_live_weights_against_the_start_of_the_round(tokenizer_of, tmp_path, capsys):
+    model = make_model(tmp_path / "model", tokenizer_of, "qwen3_moe", MODELS["qwen3_moe"][1])
+    policy, _ = load_trainable(options_of(model), "", "", 4, 8)
+    policy.save_pretrained(tmp_path / "adapter")
+    policy, tokenizer = load_trainable(options_of(model), str(tmp_path / "adapter"), str(tmp_path / "adapter"), 4, 8)
+    assert largest_gap(policy, Sampler(policy, tokenizer, options_of(model))) < 1e-4
+    assert "live weights" in capsys.readouterr().err
+    with start_of_round(policy):
+        assert policy.active_adapters == ["reference"]
+
+
+def train(folder: Path, model: str, cap: int, *python: str) -> subprocess.CompletedProcess:
+    """One step on a made-up problem, as a user would start it."""
+    data = folder / "problems.jsonl"
+    data.write_text(json.dumps({"id": "1", "problem": "1+1?", "answer": "2"}) + "\n")
+    words = f"--train_data {data} --val_data {data} --cap {cap} --eval_cap {cap} --group 2 --problems_per_step 1"
+    words += f" --model {model} --steps 1 --eval_samples 1 --device cpu --gradient_checkpointing true"
+    command = [sys.executable, *python, "train_prune.py", *words.split(), "--out_dir", str(folder / "run")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_no_warning_of_a_library_reaches_the_terminal(tmp_path):
+    done = train(tmp_path, make_r1_standin(tmp_path / "model"), 9, "-W", "default")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_model_with_sliding_layers_trains_within_its_window_or_says_so_in_one_line(tokenizer_of, tmp_path):
+    model = make_model(tmp_path / "model", tokenizer_of, "mistral", {"sliding_window": 256})
+    done = train(tmp_path, model, 200)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sliding window of 256" in done.stderr
+    assert train(tmp_path, model, 9).returncode == 0
 
 
 def table() -> None:

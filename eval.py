@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import reward
+from engine.alarms import CAUSES, in_words
 from engine.files import EvalOptions, OptionError, die, read_json, run, write_jsonl, write_text
 from engine.policy import load_policy
-from sample import INSTRUCTION, Rollout, Sampler, build_prompt, encode_prompts, load_problems, rollout_row
+from engine.problems import load_problems
+from sample import Rollout, Sampler, build_prompt, compare_prompt, encode_prompts, prompt_texts, rollout_rows
 
 
 @dataclass
@@ -34,15 +36,16 @@ class Config(EvalOptions):
     adapter: str = ""
     """Folder of a PEFT adapter to put on the base; empty for the bare base."""
     data: str = ""
-    """Problem file (JSON lines) or hub data set `id:split`; empty takes `test_data`."""
-    instruction: str = INSTRUCTION
-    """What the prompt asks for after the problem's text."""
+    """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`; empty takes `test_data`."""
     max_problems: int = 0
     """Take only the first so many problems; 0 takes all."""
     out_dir: str = "out/eval"
     """Folder for eval.json and rollouts.jsonl."""
     overwrite: bool = False
     """Write over an eval.json that is there."""
+
+
+PROMPT = ("system", "template_options", "thinking")  # with `instruction`, what makes the prompt beside the cap
 
 
 # ---------------------------------------------------------------------------------------- formulas
@@ -119,14 +122,33 @@ def grade(rollouts: Sequence[Rollout], golds: Sequence[str], thinking: bool) -> 
     return [g._replace(correct=g.correct and r.finished) for g, r in zip(grades, rollouts)]
 
 
+def cause(rollout: Rollout, verdict: reward.Grade, thinking: bool) -> str:
+    """Why a rollout is not right, one of `alarms.CAUSES`; "correct" where it is."""
+    if verdict.correct:
+        return "correct"
+    if not rollout.finished:
+        return "over_cap"
+    if thinking and "</think>" not in rollout.text:
+        return "no_think_end"
+    return "no_box" if verdict.answer is None else "wrong"
+
+
+def outcomes(
+    rollouts: Sequence[Rollout], verdicts: Sequence[reward.Grade], golds: Sequence[str], thinking: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """(share of the rollouts by `cause`, one short example of each): what a warning about a reward of 0 is made of."""
+    causes = [cause(rollout, verdict, thinking) for rollout, verdict in zip(rollouts, verdicts)]
+    examples: dict[str, str] = {}
+    for name, rollout, verdict, gold in zip(causes, rollouts, verdicts, golds):
+        end = " ".join(rollout.text[-400:].split())
+        text = f"boxed {verdict.answer:.60} for {gold:.60}" if name == "wrong" else f"... {end[-60:]}"
+        examples.setdefault(name, text)
+    examples.pop("correct", None)
+    return {name: causes.count(name) / max(1, len(causes)) for name in CAUSES}, examples
+
+
 def evaluate(
-    sampler: Sampler,
-    problems: list[dict],
-    cfg: EvalOptions,
-    data: str,
-    prompt_cap: int,
-    instruction: str = INSTRUCTION,
-    label: str = "evaluation",
+    sampler: Sampler, problems: list[dict], cfg: EvalOptions, data: str, prompt_cap: int, label: str = "evaluation"
 ) -> tuple[dict, list[dict]]:
     """Answers each problem `eval_samples` times; returns (the figures of eval.json, the rows of rollouts.jsonl).
 
@@ -135,18 +157,31 @@ def evaluate(
         prompt_cap: Cap that the prompt names.
         label: Text before the progress bar.
     """
-    texts = [build_prompt(sampler.tokenizer, p["problem"], prompt_cap, instruction) for p in problems]
-    prompts = encode_prompts(sampler.tokenizer, [p["problem"] for p in problems], prompt_cap, instruction)
+    words = prompt_texts(cfg)
+    texts = [build_prompt(sampler.tokenizer, p["problem"], prompt_cap, **words) for p in problems]
+    prompts = encode_prompts(sampler.tokenizer, [p["problem"] for p in problems], prompt_cap, **words)
     settings = {"cap": cfg.eval_cap, "temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p, "seed": cfg.seed}
     started = time.time()
     rollouts = sampler.sample(prompts, cfg.eval_samples, **settings, label=label)
-    places = [divmod(k, cfg.eval_samples) for k in range(len(rollouts))]
-    rows = [rollout_row(problems[i], j, texts[i], r) for (i, j), r in zip(places, rollouts)]
-    for row, verdict in zip(rows, grade(rollouts, [row["gold"] for row in rows], cfg.thinking)):
+    rows = rollout_rows(problems, texts, rollouts)
+    golds = [row["gold"] for row in rows]
+    verdicts = grade(rollouts, golds, cfg.thinking)
+    for row, verdict in zip(rows, verdicts):
         row["answer"], row["correct"] = verdict.answer, verdict.correct
         row["reward"] = reward.thinkprune(verdict.correct, row["finished"], row["n_tokens"], cfg.eval_cap)
-    result = metrics(rows) | settings | {"prompt_cap": prompt_cap, "instruction": instruction, "model": cfg.model}
+    shares, examples = outcomes(rollouts, verdicts, golds, cfg.thinking)
+    result = metrics(rows) | shares | {"examples": examples} | settings | {"prompt_cap": prompt_cap, **words}
+    result |= {"template_options": cfg.template_options, "thinking": cfg.thinking, "model": cfg.model}
     return result | {"data": data, "seconds": round(time.time() - started, 1)}, rows
+
+
+def hopeless(result: dict) -> str:
+    """Why no reward can be earned from here, of a result without a right answer; else nothing.
+
+    >>> hopeless({"pass@1": 0, "no_box": 1.0, "examples": {"no_box": "so it is 4."}})
+    'no answer is right: 100% have no \\\\boxed{} ("so it is 4."): ask for one in --instruction'
+    """
+    return "" if result["pass@1"] > 0 else f"no answer is right: {in_words(result, result.get('examples'))}"
 
 
 def differences(a: dict, b: dict) -> list[str]:
@@ -156,8 +191,10 @@ def differences(a: dict, b: dict) -> list[str]:
     ['cap 8000 and 32768']
     """
     found = []
-    for key in ("cap", "prompt_cap", "temperature", "top_p", "data", "n_problems", "instruction"):
+    for key in ("cap", "prompt_cap", "temperature", "top_p", "data", "n_problems", "instruction", *PROMPT):
         one, other = a.get(key), b.get(key)
+        if key in PROMPT and (key not in a or key not in b):  # a result from before these were options
+            continue
         if key == "data" and one and other:  # one path may be spelled in several ways
             one, other = (os.path.realpath(x) if os.path.exists(x) else x for x in (one, other))
         if one != other:
@@ -242,9 +279,10 @@ def main(cfg: Config) -> None:
         die(f"--eval_cap {cfg.eval_cap} and --eval_samples {cfg.eval_samples} must be at least 1")
     problems = load_problems(data, cfg.problem_key, cfg.answer_key)[: cfg.max_problems or None]
     policy, tokenizer = load_policy(cfg, cfg.adapter)
+    compare_prompt(cfg, cfg.adapter)
     try:
         prompt_cap = cfg.prompt_cap or cfg.eval_cap
-        result, rows = evaluate(Sampler(policy, tokenizer, cfg), problems, cfg, data, prompt_cap, cfg.instruction)
+        result, rows = evaluate(Sampler(policy, tokenizer, cfg), problems, cfg, data, prompt_cap)
     except OptionError as error:
         die(f"{data}: {error}")
     result = dataclasses.asdict(cfg) | result
@@ -255,6 +293,8 @@ def main(cfg: Config) -> None:
         f"{out}: pass@1 {100 * result['pass@1']:.1f}{se} % | mean tokens {result['mean_tokens']:.0f} | finished "
         f"{result['finished']:.0%} | {result['n_problems']} x {result['n_samples']} | {result['seconds']:.0f} s"
     )
+    if why := hopeless(result):
+        print(f"warning: {why}")
 
 
 if __name__ == "__main__":

@@ -55,24 +55,33 @@ def cosine(correct, finished, n_tokens, cap, *, hi_right: float = 2.0, lo_right:
     return rewards
 
 
-def repetition(correct, finished, n_tokens, cap, *, ids: list[list[int]], size: int = 20,
-               penalty: float = -1.0) -> list[float]:
-    """The strict reward plus ``penalty`` times the share of token n-grams that repeat an earlier one.
+def repetition(correct, finished, n_tokens, cap, *, ids: list[list[int]], texts: list[str], size: int = 20,
+               penalty: float = -1.0, of: str = "tokens") -> list[float]:
+    """The strict reward plus ``penalty`` times the share of n-grams that repeat an earlier one.
 
-    Range: penalty..1. A text shorter than ``size`` tokens has no n-grams and no penalty. Unfinished rollouts are wrong
-    and pay the penalty too: loops that run into the cap are its target.
+    ``of`` "tokens": n-grams of tokens, in every rollout, loops that run into the cap included. It is the paper's
+    penalty as one number a rollout; the paper spreads it over the tokens that repeat. ``of`` "words": the authors'
+    released code, n-grams of lower-cased words, and only wrong answers pay.
+    Range: penalty..1. A text shorter than ``size`` has no n-grams and no penalty.
     Pitfall: checking an answer repeats its numbers; a small ``size`` punishes honest checks (20, or 40 when dense).
 
     >>> loop = [1, 2, 3, 4] * 10                     # "wait let me check" ten times
-    >>> round(repetition([False], [True], [40], 100, ids=[loop], size=3)[0], 3)
+    >>> text = "Wait let me check " * 10
+    >>> round(repetition([False], [True], [40], 100, ids=[loop], texts=[text], size=3)[0], 3)
     -0.895
+    >>> [round(r, 3) for r in repetition([True, False], [True] * 2, [40] * 2, 100, ids=[loop] * 2, texts=[text] * 2,
+    ...                                  size=3, of="words")]
+    [1.0, -0.895]
 
     Source: Demystifying Long CoT, arXiv:2502.03373.
     """
+    if of not in ("tokens", "words"):
+        raise ValueError(f"of is {of!r}: it must be tokens or words")
     rewards = []
-    for right, tokens in zip(correct, ids, strict=True):
-        grams = [tuple(tokens[i:i + size]) for i in range(len(tokens) - size + 1)]
-        repeated = 1 - len(set(grams)) / len(grams) if grams else 0.0
+    for right, tokens, text in zip(correct, ids, texts, strict=True):
+        units = tokens if of == "tokens" else text.lower().split()
+        grams = [tuple(units[i:i + size]) for i in range(len(units) - size + 1)]
+        repeated = 1 - len(set(grams)) / len(grams) if grams and not (right and of == "words") else 0.0
         rewards.append(right + penalty * repeated)
     return rewards
 
@@ -142,7 +151,8 @@ def l1_max(correct, finished, n_tokens, cap, *, target: int = 0, alpha: float = 
            delta: float = 0.5) -> list[float]:
     """Correctness times a slope in length that is ``delta`` at the target: a soft form of the cap.
 
-    correct x clip(alpha (target - n) + delta, 0, 1).
+    correct x clip(alpha (target - n) + delta, 0, 1). This is the paper's form; the released code halves the slope,
+    which ``alpha`` 0.00015 gives.
     Range: 0..1. ``target`` 0 means the cap; the prompt must name the target.
     Pitfall: a right answer far above the target earns the same 0 as a wrong one, and alpha is in rewards per token:
     at a cap of 300 the default slope is worth 0.09 in all. Scale it with your lengths.

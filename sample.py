@@ -18,10 +18,9 @@ log-probs. What this one does instead:
 """
 
 import functools
-import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -29,19 +28,24 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-from engine.files import Options, die, explained, read_jsonl, run, write_jsonl
+from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl
 from engine.guard import compare
 from engine.memory import choose_rows, until_it_fits
-from engine.policy import chat_text, load_policy, refresh_copy, rollout_model
+from engine.policy import load_policy, refresh_copy, rollout_model
+from engine.problems import load_problems
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, evaluating, graphed
 from engine.supported import longest_exact
+from engine.templates import chat_text
 
-# --- yours to edit: what the model is told. The cap is named, as in the paper; the words are ours.
+# --- yours to edit: what the model is told, where --system and --instruction leave it to this file. {cap} becomes the
+# cap, which is named as in the paper; the words are ours.
 SYSTEM = (
     "A conversation between User and Assistant. The Assistant first thinks inside <think> </think> "
     "and then gives the answer. The whole output must stay within {cap} tokens."
 )
+SYSTEM_PLAIN = "A conversation between User and Assistant. The whole output must stay within {cap} tokens."
+"""The same for --thinking false."""
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
 
 
@@ -54,7 +58,7 @@ class Config(Options):
     problem: str = ""
     """One problem's text: its answer is printed as it is generated."""
     data: str = ""
-    """Problem file (JSON lines) or hub data set `id:split`."""
+    """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`."""
     cap: int = 4000
     """Token cap on the whole response; named in the prompt."""
     samples: int = 1
@@ -84,59 +88,50 @@ class Rollout(NamedTuple):
 # ---------------------------------------------------------------------------------------- problems
 
 
-def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTION) -> str:
+def prompt_texts(options: Options) -> dict[str, str]:
+    """{"system", "instruction"} of a run: as its options have them, else those of this file."""
+    system = SYSTEM if options.thinking else SYSTEM_PLAIN
+    return {
+        "system": system if options.system is None else options.system,
+        "instruction": INSTRUCTION if options.instruction is None else options.instruction,
+    }
+
+
+def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM) -> str:
     """Returns the one prompt that training, evaluation and baselines all use, as text.
 
     Args:
         tokenizer: Its chat template decides whether <think> is already open.
         problem: The problem's text.
-        cap: Token cap named in the system prompt.
+        cap: Stands in the place of {cap} in both texts; nothing else in them is replaced.
         instruction: What stands after the problem; empty leaves the problem alone.
+        system: The system message; empty for none.
     """
-    messages = [
-        {"role": "system", "content": SYSTEM.format(cap=cap)},
-        {"role": "user", "content": f"{problem}\n{instruction}" if instruction else problem},
-    ]
-    return chat_text(tokenizer, messages)
+    words = instruction.replace("{cap}", str(cap))
+    messages = [{"role": "system", "content": system.replace("{cap}", str(cap))}] if system else []
+    return chat_text(tokenizer, [*messages, {"role": "user", "content": f"{problem}\n{words}" if words else problem}])
 
 
-def encode_prompts(tokenizer, problems: Sequence[str], cap: int, instruction: str = INSTRUCTION) -> list[list[int]]:
+def encode_prompts(
+    tokenizer, problems: Sequence[str], cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM
+) -> list[list[int]]:
     """Token ids of each problem's prompt. The template writes its own special tokens: none are added here."""
-    texts = [build_prompt(tokenizer, p, cap, instruction) for p in problems]
+    if "{cap}" not in system + instruction:
+        note("the prompt does not name the cap: there is no {cap} in --system or --instruction")
+    elif str(cap) not in build_prompt(tokenizer, "-", cap, instruction, system):
+        die(f"the chat template drops the cap of {cap} from the prompt: name {{cap}} in --instruction")
+    texts = [build_prompt(tokenizer, p, cap, instruction, system) for p in problems]
     return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
 
 
-def load_problems(source: str, problem_key: str = "problem", answer_key: str = "answer") -> list[dict]:
-    """Returns rows with at least `id`, `problem`, `answer` (strings); extra columns are kept.
-
-    Args:
-        source: JSON-lines file, or hub data set as `id:split` (split defaults to train).
-
-    Exits with status 2, naming file and row, for a missing or empty file, a line over 10 MB or a row without
-    problem or answer.
-    """
-    if source.endswith((".jsonl", ".json")) or os.path.exists(source):
-        if not os.path.isfile(source):
-            die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
-        table = read_jsonl(source)
-        columns = list(dict.fromkeys(key for row in table for key in row))
-    else:
-        table = load_hub(source)
-        columns = table.column_names
-    if not len(table):
-        die(f"problem file {source} is empty")
-    for key in (problem_key, answer_key):
-        if key not in columns:
-            die(f"{source} has no column {key!r}, only {columns}; name it with --problem_key / --answer_key")
-    rows = []
-    for number, row in enumerate(table, start=1):
-        problem, answer = row.get(problem_key), row.get(answer_key)
-        for key, value in ((problem_key, problem), (answer_key, answer)):
-            if value is None or not str(value).strip():
-                die(f"{source} line {number}: no {key}")
-        name = number if row.get("id") in (None, "") else row["id"]
-        rows.append({**row, "id": str(name), "problem": str(problem), "answer": str(answer)})
-    return rows
+def compare_prompt(options: Options, adapter: str) -> None:
+    """Notes where an adapter was trained with another prompt than this run's, by nanoprune.json beside it."""
+    path = os.path.join(adapter, "nanoprune.json")
+    there = read_json(path) if adapter and os.path.isfile(path) else {}
+    here = prompt_texts(options) | {"template_options": options.template_options, "thinking": options.thinking}
+    for key in here.keys() & there.keys():
+        if here[key] != there[key]:
+            note(f"adapter {adapter} was trained with another {key}: {there[key]!r} there, {here[key]!r} now")
 
 
 def check_context(config, source: str, problems: list[dict], prompts: list[list[int]], cap: int) -> None:
@@ -147,17 +142,6 @@ def check_context(config, source: str, problems: list[dict], prompts: list[list[
         name, size = problems[longest]["id"], len(prompts[longest])
         die(f"{source}: the prompt of problem {name} has {size} tokens, which with a cap of {cap} exceeds the model's "
             f"{why} of {limit}; take a lower cap, or drop the problem")  # fmt: skip
-
-
-def load_hub(source: str):
-    """A data set of the hub, `id:split`."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs a traceback before it raises
-    name, _, split = source.partition(":")
-    with explained(f"data set {name} is no file and the hub does not give it; offline, name a .jsonl file"):
-        return datasets.load_dataset(name, split=split or "train")
 
 
 # ---------------------------------------------------------------------------------------- the decode loop
@@ -174,6 +158,8 @@ class Sampler:
         end_ids: Tokens that end a response; by default those of the tokenizer and of the model's generation config.
 
     `tokens` and `seconds` add up what was decoded, and how long that took.
+
+    Exits with status 2 where it would decode another model than the policy's own forward is (`guard.compare`).
     """
 
     def __init__(
@@ -220,13 +206,13 @@ class Sampler:
             prompts: Token ids of each prompt.
             cap: Most response tokens, the end token included; one number, or one a rollout.
             temperature: 0 is greedy. top_p: in (0, 1].
-            seed: Answer k depends on (seed, k) alone.
+            seed: Answer k depends on (seed, k) alone, up to rounding where a random number falls on a boundary.
             label: Shows a progress bar of this name on a terminal; none where it is empty.
             on_token: Called with (rollout, token) for every token as it is sampled.
 
         Raises:
-            OptionError: An option outside its range, an empty prompt, prompt + cap beyond the model's context, or a
-                model with sliding-window layers.
+            OptionError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context, its
+                sliding window or the short length of its longrope.
 
         Exits with status 2 and the options to lower where memory runs out on a single row.
         """
@@ -278,6 +264,8 @@ class Sampler:
 
     def rollout(self, prompt: list[int], ids: list[int], logp: torch.Tensor) -> Rollout:
         """A row that ended, with its text."""
+        if logp.isnan().any():
+            raise OptionError("the model's log-probs are NaN: its weights are damaged, or this needs --dtype float32")
         finished = ids[-1] in self.ends
         text = self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
         return Rollout(prompt, ids, logp, finished, text)
@@ -291,21 +279,22 @@ def progress(label: str, total: int, unit: str = "rollout") -> tqdm:
 # ---------------------------------------------------------------------------------------- the command
 
 
-def rollout_row(problem: dict, sample: int, prompt: str, rollout: Rollout) -> dict:
-    """One line of a rollout file; answer, correct and reward are filled in by whoever grades."""
-    return {
-        "id": problem["id"],
-        "sample": sample,
-        "problem": problem["problem"],
-        "gold": problem["answer"],
-        "prompt": prompt,
-        "response": rollout.text,
-        "n_tokens": len(rollout.ids),
-        "finished": rollout.finished,
-        "answer": None,
-        "correct": None,
-        "reward": None,
-    }
+def rollout_rows(problems: list[dict], prompts: list[str], rollouts: list[Rollout]) -> list[dict]:
+    """The lines of a rollout file; answer, correct and reward are filled in by whoever grades.
+
+    Args:
+        rollouts: As many to each problem, problem after problem. A problem that stands in several rows has its samples
+            counted over all of them.
+    """
+    rows, counts, samples = [], Counter(), len(rollouts) // max(1, len(problems))
+    for k, rollout in enumerate(rollouts):
+        problem = problems[k // samples]
+        row = {"id": problem["id"], "sample": counts[problem["id"]], "problem": problem["problem"]}
+        row |= {"gold": problem["answer"], "prompt": prompts[k // samples], "response": rollout.text}
+        row |= {"n_tokens": len(rollout.ids), "finished": rollout.finished}
+        rows.append(row | {"answer": None, "correct": None, "reward": None})
+        counts[problem["id"]] += 1
+    return rows
 
 
 class Stream:
@@ -333,8 +322,9 @@ def main(cfg: Config) -> None:
     if cfg.data:
         problems = load_problems(cfg.data, cfg.problem_key, cfg.answer_key)
     policy, tokenizer = load_policy(cfg, cfg.adapter)
-    texts = [build_prompt(tokenizer, p["problem"], cfg.cap) for p in problems]
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap)
+    compare_prompt(cfg, cfg.adapter)
+    texts = [build_prompt(tokenizer, p["problem"], cfg.cap, **prompt_texts(cfg)) for p in problems]
+    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
     stream = Stream(tokenizer) if cfg.problem and cfg.samples == 1 else None
     settings = {"cap": cfg.cap, "temperature": cfg.temperature, "top_p": cfg.top_p, "seed": cfg.seed}
     label = "" if stream else "sampling"
@@ -346,8 +336,7 @@ def main(cfg: Config) -> None:
         for j, rollout in enumerate(rollouts):
             print(f"--- {j}: {len(rollout.ids)} tokens, finished {rollout.finished}\n{rollout.text}")
     if cfg.out:
-        places = [divmod(k, cfg.samples) for k in range(len(rollouts))]
-        write_jsonl(cfg.out, [rollout_row(problems[i], j, texts[i], r) for (i, j), r in zip(places, rollouts)])
+        write_jsonl(cfg.out, rollout_rows(problems, texts, rollouts))
         done = sum(r.finished for r in rollouts)
         print(f"{cfg.out}: {len(rollouts)} rollouts, {done} finished within {cfg.cap} tokens")
         print(f"next: python reward.py {cfg.out}")

@@ -9,6 +9,8 @@ If interrupted, run the same command again; it resumes from the newest checkpoin
 
 How this differs from the paper (arXiv:2504.01296) and its code:
 - LoRA over NF4 on one GPU, not full fine-tuning on 16; hence fewer rollouts a step and a higher rate;
+- AdamW with beta2 0.95 and no weight decay (theirs 0.999 and 0.01), no entropy bonus (theirs 0.001), the loss is a mean
+  over the whole batch's tokens (theirs a mean of micro-batch means); k3 is clamped at 10 as theirs;
 - the rule is enforced: no end token within the cap, no reward, even if a right answer stands in the text;
 - the winner of a round is measured again before it is believed (selection.py);
 - the KL term has the sign that keeps the policy near its start (theirs is flipped);
@@ -16,12 +18,11 @@ How this differs from the paper (arXiv:2504.01296) and its code:
   rollout weights' rounding. With one update per batch, ratio and clip are exactly neutral;
 - left out on purpose: reward models, several GPUs, asynchronous sampling, a value network.
 
-Reading order: Config, the formulas (advantages, loss), the update, and `train`, which is the loop. Rewards stand in
+Reading order: Config, then `train`, which is the loop. Advantages, loss and update stand in grpo.py, rewards in
 length_rewards.py, the choice of a checkpoint in selection.py; what keeps a night's run whole (checkpoints, signals,
 full disks) in engine/run_folder.py.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -39,12 +40,14 @@ import torch
 import length_rewards
 from engine import alarms
 from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
-from engine.files import EvalOptions, die, explained, fail, read_json, run, write_text
-from engine.memory import memory_plan, micro_batches, until_it_fits
-from engine.policy import load_adapter, load_trainable, start_of_round, token_logp
+from engine.files import EvalOptions, die, explained, read_json, run, write_text
+from engine.memory import memory_plan
+from engine.policy import load_adapter, load_trainable
+from engine.problems import load_problems
 from engine.run_folder import RunFolder, Stop, read_selection
-from eval import differences, evaluate, grade
-from sample import INSTRUCTION, Rollout, Sampler, check_context, encode_prompts, load_problems
+from eval import differences, evaluate, grade, hopeless, outcomes
+from grpo import advantages, update_policy
+from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
 from selection import by_problem, candidates, select
 
 
@@ -74,7 +77,9 @@ class Config(EvalOptions):
     beta: float = 0.001
     """Weight of the k3 KL to the adapter that the round starts from; 0 saves the reference's forward."""
     updates_per_batch: int = 1
-    """Passes over each batch; the clip range only matters from the second on."""
+    """Mini-batches of whole groups that each batch is split into, an optimizer step each (DLER: 8)."""
+    passes: int = 1
+    """Passes over each batch; the clip range only matters from the second update of a batch on."""
     clip_low: float = 0.2
     """The ratio is clipped below 1 - this."""
     clip_high: float = 0.2
@@ -85,7 +90,7 @@ class Config(EvalOptions):
     lr: float = 1e-5
     """Rate of AdamW."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """cosine falls to 0 at the last step of the round."""
+    """cosine falls along half a cosine, from lr at the first step to near 0 at the last."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
     lora_r: int = 32
@@ -94,7 +99,7 @@ class Config(EvalOptions):
     """LoRA scale: alpha / r."""
     # --- data and rounds
     train_data: str = "out/toy_base/train.jsonl"
-    """Problem file (JSON lines) or hub data set `id:split`."""
+    """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`."""
     caps: int | str = "4000 3000 2000"
     """The rounds of schedule.sh; not read here."""
     init_adapter: str = ""
@@ -130,64 +135,6 @@ FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "grad
 FREE |= {"caps", "test_data", "test_samples", "out_dir"}  # out_dir: a folder may be moved
 
 
-# ---------------------------------------------------------------------------------------- GRPO
-
-
-def advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
-    """Rewards (P, G) -> advantages (P, G): centred within the group, then scaled. Yours to edit.
-
-    >>> advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "center").tolist()
-    [[0.5, -0.5], [0.0, 0.0]]
-    >>> advantages(torch.full((1, 8), 0.7), "group").abs().max().item()
-    0.0
-
-    Source: GRPO (arXiv:2402.03300) for "group", DLER (arXiv:2510.15110) for "batch", Dr. GRPO for "center".
-    """
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    # The mean of equal numbers can be one rounding off, which the division would blow up to 0.1.
-    centred[(rewards == rewards[:, :1]).all(dim=1)] = 0.0
-    if scale == "group":
-        return centred / (rewards.std(dim=1, keepdim=True) + 1e-6)
-    if scale == "batch":
-        return centred / (centred.std() + 1e-6)
-    return centred
-
-
-def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int], n_tokens: int, cfg: Config):
-    """Clipped policy-gradient loss plus KL, summed over some of a batch's sequences. Yours to edit.
-
-    Args:
-        logp: (N,) log-probs of the response tokens under the policy now, sequence after sequence, with gradient.
-        old_logp: (N,) under the trainer's weights before the first update of this batch.
-        sampler_logp: (N,) as recorded when the token was sampled.
-        ref_logp: (N,) under the round's start, or None for no KL.
-        adv: (N,) advantage of the token's rollout.
-        lengths: Response tokens of each sequence: `logp.split(lengths)` are the sequences.
-        n_tokens: Response tokens of the WHOLE batch: splitting it differently changes nothing.
-
-    Returns:
-        (loss, figures): figures are (N,) each, by name. The step's log gets their mean over the batch's tokens, or the
-        largest where the name ends in _max; a new one needs no other line anywhere.
-
-    Source: PPO clip; truncated importance sampling as in "Your efficient RL framework secretly brings you
-    off-policy RL training" (Yao et al. 2025); k3 from Schulman, "Approximating KL divergence".
-    """
-    ratio = (logp - old_logp).exp()                                              # (N,)
-    clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)                   # (N,)
-    # The sampler's weights are rounded differently (merged, bf16): correct for it, truncated against outliers.
-    weight = (old_logp - sampler_logp).exp().clamp(max=cfg.importance_cap)       # (N,)
-    loss = -(weight * torch.minimum(ratio * adv, clipped * adv)).sum() / n_tokens
-    gap = (old_logp - sampler_logp).abs()                                        # (N,)
-    figures = {"clipped": ratio * adv > clipped * adv, "weight_mean": weight, "weight_max": weight}
-    figures |= {"logp_gap": gap, "logp_gap_max": gap}
-    if ref_logp is not None:
-        # k3 is at least 0, and 0 only where both agree; it is added: more KL, more loss.
-        k3 = (ref_logp - logp).exp() - (ref_logp - logp) - 1                     # (N,)
-        loss = loss + cfg.beta * k3.sum() / n_tokens
-        figures["kl"] = k3
-    return loss, figures
-
-
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
     """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no
     state.
@@ -204,121 +151,6 @@ def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
     return chosen
 
 
-# ---------------------------------------------------------------------------------------- the update
-
-
-@dataclass
-class Item:
-    """One rollout as the update sees it."""
-
-    rollout: Rollout
-    advantage: float
-    old_logp: torch.Tensor | None = None
-    """(tokens,) under the trainer's weights before the first update of the batch; made in the first pass."""
-    ref_logp: torch.Tensor | None = None
-    """(tokens,) under the round's start, where there is a KL; made in the first pass."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of prompt and response."""
-        return len(self.rollout.prompt_ids) + len(self.rollout.ids)
-
-
-def micro_step(policy, items: list[Item], n_tokens: int, cfg: Config, first: bool):
-    """Adds the gradient of a few rollouts to what is there; returns (loss, figures) as `policy_loss` does.
-
-    Args:
-        n_tokens: Response tokens of the whole batch.
-        first: Whether this is the batch's first pass, which fills in the items' old and reference log-probs.
-    """
-    device = next(policy.parameters()).device
-    width, lengths = max(item.length for item in items), [len(item.rollout.ids) for item in items]
-    ids = torch.zeros(len(items), width, dtype=torch.long)                       # (B, T)
-    mask = torch.zeros(len(items), width, dtype=torch.bool)                      # (B, T), True on response tokens
-    for row, item in enumerate(items):
-        ids[row, : item.length] = torch.tensor(item.rollout.prompt_ids + item.rollout.ids)
-        mask[row, len(item.rollout.prompt_ids) : item.length] = True
-    ids, mask = ids.to(device), mask.to(device)
-    sampler_logp = torch.cat([item.rollout.logp for item in items]).to(device)   # (N,)
-    adv = torch.tensor([item.advantage for item in items], device=device)        # (B,)
-    adv = adv.repeat_interleave(torch.tensor(lengths, device=device))            # (N,)
-    bf16 = device.type == "cuda" and policy.get_base_model().dtype == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        if first and cfg.beta > 0:
-            with torch.no_grad(), start_of_round(policy):
-                start_logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)
-            for item, part in zip(items, start_logp.split(lengths)):
-                item.ref_logp = part
-        logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)    # (N,)
-    if first:
-        for item, part in zip(items, logp.detach().split(lengths)):
-            item.old_logp = part
-    old_logp = torch.cat([item.old_logp for item in items])                      # (N,)
-    ref_logp = torch.cat([item.ref_logp for item in items]) if cfg.beta > 0 else None
-    loss, figures = policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths, n_tokens, cfg)
-    loss.backward()
-    return loss.item(), figures
-
-
-def add_gradient(policy, items: list[Item], n_tokens: int, cfg: Config, first: bool, tokens: int) -> dict[str, float]:
-    """The gradient of one pass over a batch, from nothing; returns the loss and the means of `policy_loss`'s figures.
-
-    Args:
-        tokens: Padded tokens per backward pass, at most; at least one rollout goes through.
-    """
-    policy.zero_grad(set_to_none=True)
-    total = sum(len(item.rollout.ids) for item in items)
-    result = {"loss": 0.0}
-    for batch in micro_batches([item.length for item in items], tokens):
-        loss, figures = micro_step(policy, [items[i] for i in batch], n_tokens, cfg, first)
-        result["loss"] += loss
-        for name, values in figures.items():
-            if name.endswith("_max"):
-                result[name] = max(result.get(name, 0.0), values.max().item())
-            else:
-                result[name] = result.get(name, 0.0) + values.float().sum().item() / total
-    return result
-
-
-def update_policy(
-    policy, optimizer, rollouts: list[Rollout], adv: list[float], cfg: Config, tokens: int,
-    stoppable: Callable = contextlib.nullcontext,
-) -> tuple[dict[str, float], int]:  # fmt: skip
-    """Optimizer steps on one batch; returns (figures of its last pass, tokens a micro-batch that fitted).
-
-    Where memory runs out, the pass begins again with half the tokens a micro-batch: the gradient is the same.
-
-    Args:
-        adv: Advantage of each rollout.
-        tokens: Padded tokens per backward pass to begin with.
-        stoppable: Context in which a stop signal may be raised: the first gradient. Later the weights have changed.
-    """
-    n_tokens = sum(len(r.ids) for r in rollouts)
-    # Without KL a rollout of advantage 0 has no gradient: it counts in n_tokens and is not computed.
-    items = [Item(r, a) for r, a in zip(rollouts, adv) if a != 0 or cfg.beta > 0]
-    figures: dict[str, float] = {"loss": 0.0, "grad": 0.0}
-    skipped = 0
-    for number in range(cfg.updates_per_batch if items else 0):
-        first, longest = number == 0, max(item.length for item in items)
-        largest = min(tokens, longest * len(items))
-        how = "lower --cap or --head_chunk, or take --gradient_checkpointing true or --load_4bit true"
-        with stoppable() if first else contextlib.nullcontext():
-            figures, fitted = until_it_fits(
-                lambda size: add_gradient(policy, items, n_tokens, cfg, first, size),  # noqa: B023 (called at once)
-                largest, longest, "--tokens_per_micro_batch", f"in the update at {longest} tokens: {how}",
-                stop=die if first else fail,  # later the weights are no longer those of a whole step: nothing to save
-            )  # fmt: skip
-        tokens = tokens if fitted == largest else fitted
-        parameters = [p for p in policy.parameters() if p.requires_grad]
-        figures["grad"] = torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()
-        if math.isfinite(figures["grad"]) and math.isfinite(figures["loss"]):
-            optimizer.step()
-        else:
-            skipped += 1
-    policy.zero_grad(set_to_none=True)
-    return figures | {"skipped": float(skipped)}, tokens
-
-
 # ---------------------------------------------------------------------------------------- one round
 
 
@@ -332,6 +164,9 @@ def check_options(cfg: Config) -> None:
                  "updates_per_batch"):  # fmt: skip
         if getattr(cfg, name) < 1:
             die(f"--{name} {getattr(cfg, name)} must be at least 1")
+    if cfg.passes < 1 or cfg.problems_per_step % cfg.updates_per_batch:
+        die(f"--updates_per_batch {cfg.updates_per_batch} must divide --problems_per_step {cfg.problems_per_step}, and "
+            f"--passes {cfg.passes} be at least 1")  # fmt: skip
     if cfg.temperature <= 0 or not 0 < cfg.top_p <= 1:
         die(f"--temperature {cfg.temperature} must be above 0 and --top_p {cfg.top_p} in (0, 1]")
     if cfg.init_adapter:
@@ -373,8 +208,9 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
     if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap)
-    val_prompts = encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap)
+    compare_prompt(cfg, cfg.init_adapter)
+    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
+    val_prompts = encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap, **prompt_texts(cfg))
     check_context(base.config, cfg.train_data, problems, prompts, cfg.cap)
     check_context(base.config, cfg.val_data, val_problems, val_prompts, cfg.eval_cap)
     tokens_per_row = max(map(len, prompts)) + cfg.cap
@@ -399,10 +235,15 @@ def open_reference(r: Round) -> dict:
         write_text(path, json.dumps(result, indent=1) + "\n", status=1)
     reference = read_eval(path)
     mine = {"cap": r.cfg.eval_cap, "temperature": r.cfg.eval_temperature, "top_p": r.cfg.eval_top_p}
-    mine |= {"data": r.cfg.val_data, "n_problems": len(r.val_problems), "instruction": INSTRUCTION}
+    mine |= {"data": r.cfg.val_data, "n_problems": len({p["id"] for p in r.val_problems}), **prompt_texts(r.cfg)}
+    mine |= {"template_options": r.cfg.template_options, "thinking": r.cfg.thinking}
     mine |= {"prompt_cap": r.cfg.prompt_cap or r.cfg.cap}
     if found := differences(reference, mine):
         die(f"{path} cannot be compared with this round's validations, it has another {'; '.join(found)}")
+    if why := hopeless(reference):
+        if r.cfg.reward == "thinkprune":  # others may pay for something else
+            die(f"{path}: {why}")
+        r.folder.log(f"warning: {path}: {why}")
     return reference
 
 
@@ -472,7 +313,9 @@ def train(r: Round) -> str:
 
         # --- 2. score: verdict, reward under the cap, advantage within the group
         golds = [r.problems[i]["answer"] for i in batch for _ in range(cfg.group)]
-        correct = [verdict.correct for verdict in grade(rollouts, golds, cfg.thinking)]
+        verdicts = grade(rollouts, golds, cfg.thinking)
+        correct = [verdict.correct for verdict in verdicts]
+        shares, examples = outcomes(rollouts, verdicts, golds, cfg.thinking)
         groups = [slice(j * cfg.group, (j + 1) * cfg.group) for j in range(len(batch))]
         rewards = [r.reward_of(rollouts[g], correct[g], cfg.cap, r.problems[i]) for i, g in zip(batch, groups)]
         rewards = torch.tensor(rewards, dtype=torch.float32)                     # (P, G)
@@ -493,7 +336,8 @@ def train(r: Round) -> str:
         step.reward = rewards.mean().item()
         step.correct = mean(correct)
         step.length = mean(len(rollout.ids) for rollout in rollouts)
-        step.over_cap = mean(not rollout.finished for rollout in rollouts)
+        step.over_cap, step.wrong = shares["over_cap"], shares["wrong"]
+        step.no_think_end, step.no_box = shares["no_think_end"], shares["no_box"]
         step.dead_groups = int((adv == 0).all(dim=1).sum())
         step.repeated = mean(alarms.repeats(rollout.ids) for rollout in rollouts)
         step.no_thinking = mean(cfg.thinking and ro.finished and alarms.answers_at_once(ro.text) for ro in rollouts)
@@ -503,9 +347,9 @@ def train(r: Round) -> str:
         folder.log(step.line(cfg.steps, cfg.cap, len(batch), cfg.group, r.policy.device, seconds_left))
 
         # --- 5. alarms: read from the history, so that a resumed round sees what an unbroken one does
-        for line in alarms.notes_of(step, cfg.cap) if number == first_step else []:
+        for line in alarms.notes_of(step, cfg.cap, examples) if number == first_step else []:
             folder.log(line)
-        for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit):
+        for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit, examples):
             folder.log(f"warning: {warning}")
         if reason := alarms.reason_to_stop(folder.history, cfg.logp_gap_limit):
             raise Stop(f"error: {reason}", 1)
@@ -545,7 +389,9 @@ def finish(r: Round, ended_by: str) -> None:
 
 def main(cfg: Config) -> None:
     check_options(cfg)
-    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE) as folder:
+    # With the words of the prompt in it, so that an edit of sample.py is seen when a round is resumed.
+    cfg, usual = (dataclasses.replace(options, **prompt_texts(options)) for options in (cfg, Config()))
+    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), FREE) as folder:
         if folder.done:
             print(f"{folder.path} is done: {read_selection(folder.path)['why']}")
         else:

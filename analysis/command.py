@@ -4,20 +4,18 @@ An analysis is a module with `Config` (its options), `analyse` (evaluations and 
 to lines of Markdown), `FILE`, `HEADING` and `FOLDERS` (fewest, most).
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from analysis.evaluations import Evaluation, load_sides, notes
-from engine.files import OptionError, Options, die, parse, write_text
+from engine.files import Options, die, one_line, parse, write_text
 
 
 @dataclass
@@ -88,18 +86,6 @@ def make(analysis: ModuleType, sides: list[Evaluation], cfg, base) -> dict:
     return json.loads(result)  # as a reader of the file gets it: keys are strings
 
 
-@contextlib.contextmanager
-def stopped_in_one_line() -> Iterator[None]:
-    """Around a whole command: what cannot work, and Ctrl-C, without a traceback."""
-    try:
-        yield
-    except OptionError as error:
-        die(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted: files that were written are whole, the rest was not kept", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
 def help_or(arguments: list[str], doc: str, config: type) -> list[str]:
     """The arguments, unless there are none or they ask for help: then prints it and exits."""
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -111,7 +97,7 @@ def help_or(arguments: list[str], doc: str, config: type) -> list[str]:
 def main(analysis: ModuleType, arguments: list[str] | None = None, inherit: bool = True) -> None:
     """Runs one analysis as a command."""
     arguments = help_or(sys.argv[1:] if arguments is None else arguments, analysis.__doc__, analysis.Config)
-    with stopped_in_one_line():
+    with one_line():
         sides, cfg, base = read_sides(name_of(analysis), arguments, analysis.Config, *analysis.FOLDERS, inherit)
         path = Path(cfg.out_dir, analysis.FILE)
         if path.exists() and not cfg.overwrite:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from analysis.budget import split_ids
 from analysis.command import Settings, main
@@ -17,7 +16,9 @@ from analysis.evaluations import Evaluation
 from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
 from engine.files import Options
-from engine.policy import float_logits, load_policy, rollout_model
+from engine.memory import micro_batches
+from engine.policy import load_policy, rollout_model, token_logp
+from sample import progress
 
 FILE, HEADING, FOLDERS = "perplexity.json", "Readability", (1, 2)
 PARTS = ("all", "thinking", "answer")
@@ -35,34 +36,21 @@ class Config(Settings, Options):
 def response_nll(model, sequences: list[list[int]], starts: list[int], tokens_per_batch: int, chunk: int = 512):
     """Minus the log-prob of every token of each sequence from its start on, as float32 arrays.
 
-    The hidden states of a batch are made once; the logits, which no card holds for a long response and 152k
-    tokens of vocabulary, `chunk` positions at a time.
-
     Args:
         sequences: Token ids, prompt and response. starts: index of the first response token, at least 1.
         tokens_per_batch: Padded tokens of one forward; a longer sequence goes alone.
     """
-    decoder, head, result = model.get_decoder(), model.get_output_embeddings(), [np.empty(0)] * len(sequences)
-    order, done = sorted(range(len(sequences)), key=lambda i: -len(sequences[i])), 0  # like lengths together
-    with tqdm(total=len(order), desc="perplexity", unit="response", leave=False, disable=None) as bar:
-        while done < len(order):
-            width = len(sequences[order[done]])
-            batch = order[done : done + max(1, tokens_per_batch // width)]
-            # Padding stands on the right, where causal attention never looks: no mask is needed.
-            ids = torch.tensor([sequences[i] + [0] * (width - len(sequences[i])) for i in batch], device=model.device)
-            on = torch.zeros_like(ids, dtype=torch.bool)
+    result, lengths = [np.empty(0)] * len(sequences), [len(sequence) for sequence in sequences]
+    with progress("perplexity", len(sequences), unit="response") as bar:
+        for batch in micro_batches(lengths, tokens_per_batch):
+            ids = torch.zeros(len(batch), lengths[batch[0]], dtype=torch.long)       # (B, T)
+            mask = torch.zeros_like(ids, dtype=torch.bool)                           # (B, T), True on response tokens
             for row, i in enumerate(batch):
-                on[row, starts[i] : len(sequences[i])] = True
-            hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state                          # (B, T, H)
-            # Position t predicts token t+1: drop the last state and the first token.
-            states, targets = hidden[:, :-1][on[:, 1:]], ids[:, 1:][on[:, 1:]]                          # (N, H), (N,)
-            losses = [torch.nn.functional.cross_entropy(float_logits(head, x), y, reduction="none")
-                      for x, y in zip(states.split(chunk), targets.split(chunk))]
-            losses = torch.cat(losses).cpu().numpy() if losses else np.empty(0)
-            ends = np.cumsum([len(sequences[i]) - starts[i] for i in batch])
-            for i, piece in zip(batch, np.split(losses, ends[:-1])):
-                result[i] = piece
-            done += len(batch)
+                ids[row, : lengths[i]] = torch.tensor(sequences[i])
+                mask[row, starts[i] : lengths[i]] = True
+            logp = token_logp(model, ids.to(model.device), mask.to(model.device), 1.0, chunk)
+            for i, part in zip(batch, logp.split([lengths[i] - starts[i] for i in batch])):
+                result[i] = -part.cpu().numpy()
             bar.update(len(batch))
     return result
 

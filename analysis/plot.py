@@ -25,7 +25,7 @@ from matplotlib.text import Text  # noqa: E402
 from matplotlib.transforms import Bbox, ScaledTranslation  # noqa: E402
 
 from analysis.evaluations import Evaluation, check, load_sides  # noqa: E402
-from engine.files import die, first_line, read_json  # noqa: E402
+from engine.files import die, first_line, one_line, read_json  # noqa: E402
 
 PICTURES = ["length_accuracy.png", "training.png", "lengths.png", "budget.png", "words.png"]  # in this order in reports
 BLUE, RED, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
@@ -377,7 +377,8 @@ def main(arguments: list[str]) -> None:
     elif len(arguments) != 2 or arguments[0] != "run":
         die("usage: python -m analysis.plot run RUN_FOLDER")
     else:
-        run(arguments[1])
+        with one_line():
+            run(arguments[1])
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from types import ModuleType
 
 import eval as evaluation
 from analysis import baselines, behaviours, budget, metrics, perplexity, plot, trace, words
-from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps, stopped_in_one_line
+from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps
 from analysis.evaluations import Evaluation, notes
 from analysis.tables import gap
-from engine.files import die, write_text
+from engine.files import die, one_line, write_text
+from sample import prompt_texts
 
 ANALYSES = [metrics, baselines, budget, words, perplexity, behaviours]
 QUICK = [metrics, baselines, words]  # these load no model
@@ -84,7 +85,8 @@ def head(sides: list[Evaluation], cfg: Config, base: Config) -> list[str]:
         "corrected for how many there are.", "",
     ]
     for side in sides:
-        default = vars(evaluation.Config(model="", out_dir="", seed=-1))
+        default = evaluation.Config(model="", out_dir="", seed=-1, thinking=side.info.get("thinking", True))
+        default = vars(default) | {"thinking": True} | prompt_texts(default)
         given = {x: y for x, y in baselines.options_of(side).items() if y != default[x]}
         lines += [f"- rollouts of `{shlex.join(['python', 'eval.py', *flags(given)])}`"]
     return [*lines, *(f"- {note}" for note in notes(sides)), ""]
@@ -103,7 +105,7 @@ def pictures(sides: list[Evaluation], out: Path) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     help_or(arguments, __doc__, Config)
-    with stopped_in_one_line():
+    with one_line():
         write_report(*read_sides("report", arguments, Config, 2, 2))
 
 

@@ -34,7 +34,8 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def side_table(r: dict, label: str, names: dict, cell: Callable, versus: str, head: str, digits: int, scale: float = 1):
     """One row a name, one column a side, and `r[versus]` where there are two. names: key -> row label."""
-    sides, both = [side for side in "AB" if side in r], versus in r
-    rows = [[text, *(cell(s, key) for s in sides), *([gap(r[versus][key], digits, scale)] if both else [])]
-            for key, text in names.items()]
-    return table([label, *sides, *([f"{head} [95 %]"] if both else [])], rows)
+    sides, rows = [side for side in "AB" if side in r], []
+    for key, text in names.items():
+        rows.append([text, *(cell(side, key) for side in sides)])
+        rows[-1] += [gap(r[versus][key], digits, scale)] if versus in r else []
+    return table([label, *sides, *([f"{head} [95 %]"] if versus in r else [])], rows)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from analysis.command import help_or, split_folders
 from analysis.evaluations import Evaluation, load_sides
-from engine.files import die, parse, write_text
+from engine.files import die, one_line, parse, write_text
 
 
 @dataclass
@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
         die(f"--out {cfg.out} is no file name in a folder that exists")
     if Path(cfg.out).exists() and not cfg.overwrite:
         die(f"--out {cfg.out} exists; give another name, or --overwrite true")
-    write_page(*load_sides(folders), cfg)
+    with one_line():
+        write_page(*load_sides(folders), cfg)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,15 @@ import os
 import re
 import sys
 import unicodedata
-import urllib.error
-import urllib.request
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jsonargparse import auto_cli, set_parsing_settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from engine.hub import hub_answers  # noqa: E402
+from engine.problems import answer_text, pick, problem_text  # noqa: E402
 
 
 @dataclass
@@ -137,29 +139,6 @@ def stop(message: str):
     sys.exit(2)
 
 
-def pick(row: dict, path: str):
-    """`row["a"][-1]["b"]` for "a.-1.b"; None where the path leads nowhere."""
-    for key in path.split("."):
-        try:
-            row = row[int(key) if isinstance(row, list) else key]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return None
-    return row
-
-
-def answer_text(value) -> str:
-    r"""The answer as it would stand in \boxed{}.
-
-    >>> answer_text("$\\pi$"), answer_text(27.0), answer_text(["1", "2"]), answer_text("025")
-    ('\\pi', '27', '1, 2', '025')
-    """
-    if isinstance(value, list):
-        return ", ".join(map(answer_text, value))
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else re.sub(r"(?<!\\)\$", "", str(value)).strip()  # \$ is a dollar
-
-
 def to_problems(source: Source, rows) -> list[dict]:
     """Our rows, in order. Exits if one has no problem or no answer."""
     column, pattern = source.where or (None, "")
@@ -169,7 +148,7 @@ def to_problems(source: Source, rows) -> list[dict]:
         if column and not re.search(pattern, str(row.get(column))):
             continue
         number = len(problems) + 1
-        problem = EURUS_TAIL.sub("", str(pick(row, source.problem) or "")).strip()
+        problem = EURUS_TAIL.sub("", problem_text(pick(row, source.problem))).strip()
         answer = answer_text(pick(row, source.answer))
         for what, text, path in (("problem", problem, source.problem),
                                  ("answer", answer, source.answer)):
@@ -184,18 +163,6 @@ def to_problems(source: Source, rows) -> list[dict]:
         stop(f"{source.name} ({source.hub}): no problem in its {n_rows} rows"
              + (f": none{chosen}." if chosen else "."))
     return problems
-
-
-def hub_answers() -> bool:
-    """One short try: without network the hub's client would retry for 23 seconds a source."""
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    try:
-        urllib.request.urlopen(hub, timeout=10).close()
-    except urllib.error.HTTPError:
-        pass  # an answer, if not a page
-    except (OSError, ValueError) as error:
-        return "CERTIFICATE" in str(error)  # the hub's client brings certificates of its own
-    return True
 
 
 def load(source: Source, sources_dir: str | None):

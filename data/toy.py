@@ -351,7 +351,7 @@ def stats(files: list[str]) -> None:
             variance = sum((m - mean) ** 2 for m in means) / max(1, len(means) - 1)
             se = math.sqrt(variance / len(means))
             cells += f"{f'{mean:.{digits}f} +- {se:.{digits}f}':>{14 if k == 0 else 16}}"
-        print(f"{file[-32:]:32}{cells}")
+        print(f"{file:32}{cells}")
 
 
 # ---------------------------------------------------------------- the command
@@ -361,7 +361,7 @@ def make(cfg: Config) -> None:
     code = Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
     digest = json.dumps([options, SYSTEM, INSTRUCTION, code])
     digest = hashlib.sha256(digest.encode()).hexdigest()[:16]
-    out, recipe = Path(cfg.out_dir), {"recipe": digest, **options}
+    out, recipe = Path(cfg.out_dir), {"recipe": digest, **options, "prompt": [SYSTEM, INSTRUCTION]}
     if out.exists():
         try:
             old = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
@@ -371,6 +371,8 @@ def make(cfg: Config) -> None:
             return print(f"{out}: there, and its recipe is unchanged ({digest}): reused")
         changed = [f"{k} {old.get(k)}, now {v}" for k, v in options.items() if old.get(k) != v]
         why = ", ".join(changed) if old and changed else "other code" if old else "no recipe.json"
+        if old.get("prompt", recipe["prompt"]) != recipe["prompt"]:
+            why = "the prompt in sample.py has changed, and the toy only knows the words that it was taught with"
         fail(f"--out_dir {out} was made otherwise ({why}): delete it or name another folder")
 
     started, cpu_started = time.time(), time.process_time()

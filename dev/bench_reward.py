@@ -1,4 +1,4 @@
-"""`bench.py reward`: grading in CPU seconds, the short cuts, math-verify in a killable worker, and attacks."""
+"""`bench.py reward`: grading in CPU seconds: its short cuts, formulas in a killable worker, and attacks."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ class Config:
     data: str = ""
     """Folder with model_outputs.jsonl and hostile_outputs.jsonl; empty takes ../shared/data, or tests/data."""
     quick: bool = False
-    """Few answers and no hanging ones, to see that it runs."""
+    """Few answers and no attacks, to see that it runs."""
 
 
 def read_rows(folder: Path, name: str) -> list[dict]:
@@ -50,7 +50,7 @@ class Bench:
 
     def __init__(self, progress: Progress):
         self.progress, self.rows = progress, []
-        self.asked = grader._ask = Counted(grader._ask)  # what math-verify had to decide
+        self.asked = grader._ask = Counted(grader._ask)  # what a worker had to decide
 
     def measure(self, setting: str, pairs, thinking: bool = False, minus: float = 0.0) -> dict:
         """Grades the pairs; `minus` CPU seconds are not theirs."""
@@ -59,7 +59,7 @@ class Bench:
         self.asked.calls, cpu, wall = 0, cpu_seconds(), time.monotonic()
         grades = grader.grade(texts, golds, thinking)
         wall, cpu = time.monotonic() - wall, cpu_seconds() - cpu - minus
-        row = {"setting": setting, "outputs": len(texts), "asked_math_verify": self.asked.calls}
+        row = {"setting": setting, "outputs": len(texts), "asked_worker": self.asked.calls}
         row |= {"right": sum(g.correct for g in grades), "timed_out": sum(g.timed_out for g in grades)}
         return self.keep(row, cpu, wall)
 
@@ -72,17 +72,17 @@ class Bench:
 
 
 def without_short_cuts(bench: Bench, pairs: list[tuple[str, str]]) -> None:
-    """Asks math-verify about every (answer, gold) in this process: no short cut, no cache, no worker."""
+    """Compares every (answer, gold) as formulas in this process: no short cut, no cache, no worker."""
     plain = [(grader._tidy(answer), grader._tidy(gold)) for answer, gold in pairs]
-    grader.symbolic("x+1", "1+x")  # not counted: imports sympy
+    grader.symbolic("x+1", "1+x")  # not counted: its imports
     cpu, wall = cpu_seconds(), time.monotonic()
     right = sum(grader.symbolic(answer, gold) for answer, gold in plain)
-    name = "math-verify on every answer, no short cut, no cache, in process"
+    name = "every answer as a formula, no short cut, no cache, in process"
     bench.keep({"setting": name, "outputs": len(plain), "right": right}, cpu_seconds() - cpu, time.monotonic() - wall)
 
 
 def attacked(bench: Bench, pairs: list[tuple[str, str]], attacks: list[dict]) -> None:
-    """A training batch with some hostile outputs in it, and then with ones that hang."""
+    """A training batch with some hostile outputs in it, and then with large formulas that no cache knows."""
     grader.WORKERS = min(2, os.cpu_count() or 1)
     bad = [
         (row.get("output") or "".join(text * times for text, times in row["output_parts"]), str(row["gold"]))
@@ -92,10 +92,10 @@ def attacked(bench: Bench, pairs: list[tuple[str, str]], attacks: list[dict]) ->
     usual = list(itertools.islice(itertools.cycle(pairs), ROLLOUTS - ATTACKS))
     hostile = list(itertools.islice(itertools.cycle(bad), ATTACKS))
     bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them attacks of the hostile file, 2 workers", usual + hostile)
-    # The worst case: every attack is new, passes the guards and hangs, so each one costs a kill and a new worker.
-    hangs = ["+".join(rf"\sqrt[{n}]{{{n}}}\cdot\sin({n}x+{k})^{{99}}" for n in range(2, 9)) for k in range(ATTACKS)]
-    hanging = [(rf"\boxed{{{text}}}", r"\sin(x)^{99}+(x+1)^{99}") for text in hangs]
-    bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them different ones that hang", usual + hanging)
+    # Every attack is another one: where they are too much for a worker, each costs a kill and a new worker.
+    large = ["+".join(rf"\sqrt[{n}]{{{n}}}\cdot\sin({n}x+{k})^{{99}}" for n in range(2, 9)) for k in range(ATTACKS)]
+    hostile = [(rf"\boxed{{{text}}}", r"\sin(x)^{99}+(x+1)^{99}") for text in large]
+    bench.measure(f"{ROLLOUTS:,} rollouts, {ATTACKS} of them large formulas, each another", usual + hostile)
 
 
 def reward(cfg: Config) -> None:
@@ -104,7 +104,7 @@ def reward(cfg: Config) -> None:
     pairs = [(row["output"], row["gold"]) for row in read_rows(folder, "model_outputs.jsonl")]
     attacks = read_rows(folder, "hostile_outputs.jsonl")
     before = grader._ask, grader.WORKERS
-    bench = Bench(Progress(5 if cfg.quick else 7, f"outputs of {folder}; about a minute on 2 CPU cores"))
+    bench = Bench(Progress(5 if cfg.quick else 7, f"outputs of {folder}; under a minute on 2 CPU cores"))
     try:
         grader.WORKERS = 1
         start = bench.measure("start of one worker", [(r"\boxed{x+1}", "1+x")])["cpu_seconds"]
@@ -114,11 +114,11 @@ def reward(cfg: Config) -> None:
         without_short_cuts(bench, boxes)
         # Every pair distinct and algebraic, so that neither the cache nor the number path helps: the slow path alone.
         hard = [(rf"\boxed{{{a}+z_{{{i}}}}}", f"z_{{{i}}}+{gold}") for i, (a, gold) in enumerate(boxes)]
-        bench.measure("every output through math-verify, start not counted", hard, minus=start)
+        bench.measure("every output through a worker, start not counted", hard, minus=start)
         integers = [(rf"hm</think> so \boxed{{{i}}}", str(i - i % 2)) for i in range(200 if cfg.quick else 20_000)]
         bench.measure("integers", integers, thinking=True)
         if not cfg.quick:
             attacked(bench, pairs, attacks)
     finally:
         grader._ask, grader.WORKERS = before
-    report("reward", f"CPU, {os.cpu_count()} cores", ["math-verify", "sympy"], bench.rows)
+    report("reward", f"CPU, {os.cpu_count()} cores", ["mpmath"], bench.rows)

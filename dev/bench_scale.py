@@ -37,9 +37,9 @@ class Config:
 def scale(cfg: Config) -> None:
     """The table and the picture."""
     device = device_of(cfg.device)
-    points, takes = SHORT, "about 2 minutes on 2 CPU cores, --full true about 4"
+    points, takes = SHORT, "about 3 minutes on 2 CPU cores, --full true about 5"
     if cfg.full:
-        points, takes = FULL, "about 4 minutes on 2 CPU cores"
+        points, takes = FULL, "about 5 minutes on 2 CPU cores"
     if cfg.quick:
         points, takes = QUICK, "a few seconds"
     progress, table = Progress(len(points), takes), []

@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 
+import grpo
 import train_prune
 from dev.bench_models import HUB, forced_lengths, make_prompts, save_random_model, word_tokenizer
 from dev.bench_trl import trl_steps
@@ -116,12 +117,12 @@ class OurStep:
         self.sampler.refresh()
         rollouts = self.sampler.sample(self.prompts, self.cfg.group, cap=self.lengths)
         sampled, sample_peak = clock(self.device), peak_bytes(self.device)
-        adv = train_prune.advantages(self.rewards, self.cfg.advantage)               # (P, G)
+        adv = grpo.advantages(self.rewards, self.cfg.advantage)               # (P, G)
         scored = clock(self.device)
         fresh_peak(self.device)
-        timed = Timed(train_prune.token_logp, self.device)
-        with mock.patch.object(train_prune, "token_logp", timed):
-            _, self.micro_tokens = train_prune.update_policy(
+        timed = Timed(grpo.token_logp, self.device)
+        with mock.patch.object(grpo, "token_logp", timed):
+            _, self.micro_tokens = grpo.update_policy(
                 self.policy, self.optimizer, rollouts, adv.flatten().tolist(), self.cfg, self.micro_tokens
             )
         end = clock(self.device)
@@ -130,7 +131,8 @@ class OurStep:
         if self.plan:
             peaks = {"sample_peak_gb": sample_peak / 1e9, "update_peak_gb": peak_bytes(self.device) / 1e9}
             planned = self.plan.peak / 1e9
-            row |= peaks | {"rows": self.plan.rows, "planned_peak_gb": planned, "peak_to_plan": max(peaks.values()) / planned}
+            row |= peaks | {"rows": self.plan.rows, "planned_peak_gb": planned}
+            row["peak_to_plan"] = max(peaks.values()) / planned
         return row
 
 
@@ -148,7 +150,8 @@ def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, pro
     def note(side: str, made: dict[str, float]) -> None:
         times[side].append(made)
         counted = f"step {len(times[side]) - 1} of {repeats}" if len(times[side]) > 1 else "step not counted"
-        progress.line(f"{name}, {side}, {counted}: {made['seconds']:.1f} {'s' if device.type == 'cuda' else 'CPU s'}")
+        unit = "s" if device.type == "cuda" else "CPU s"
+        progress.line(f"{name}, {side}, {counted}: {made['seconds']:.1f} {unit}")
 
     def after_trl(seconds: float) -> None:
         note("trl", {"seconds": seconds})

@@ -15,8 +15,9 @@ from dev.faults_round import ROUND, STEPS, Result, differs, train, unbroken
 # What is read of an adapter.
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")
 FINAL = (*ADAPTER, "checksums.json")  # the files of `final`
-# Not smaller than the round's own: a validation under another cap may not be compared with the reference.
-TINY = {"steps": 1, "cap": 8, "eval_cap": ROUND["eval_cap"], "group": 2, "problems_per_step": 2, "eval_samples": 1}
+# The validations have the round's own caps: under others they may not be compared with the reference.
+TINY = {"steps": 1, "cap": 8, "group": 2, "problems_per_step": 2, "eval_samples": 1, "reference_samples": 1}
+TINY |= {"eval_cap": ROUND["eval_cap"], "prompt_cap": ROUND["cap"]}
 SIZES = ("eval_cap", "eval_samples", "eval_temperature", "device")  # of the evaluations
 SILENT = "accepted in silence"
 
@@ -133,7 +134,7 @@ def stage(work: Path, setting: dict) -> None:
     for name, data, adapter in (("base", "val", ""), ("base_test", "test", ""), ("final_test", "test", run / "final")):
         files = ["--data", work / f"{data}.jsonl", "--adapter", adapter, "--out_dir", run / name]
         sizes = [word for name in SIZES for word in (f"--{name}", ROUND[name])]
-        commands.append(["eval.py", "--model", setting["model"], *files, *sizes])
+        commands.append(["eval.py", "--model", setting["model"], *files, *sizes, "--prompt_cap", ROUND["cap"]])
     for argv in [*commands, ["eval.py", "report", run]]:
         made = call(argv, output)
         assert made.status == 0, made.output

@@ -153,8 +153,8 @@ def disk(work: Path, setting: dict, small: bool, seed: int) -> Result:
     shares = (0.0, 0.5) if small else (0.0, 0.1, 0.3, 0.5, 0.8, 0.97)
     steps = (2,) if small else range(1, STEPS + 1)
     cases = [(f"step{step:04d}.tmp", share) for step in steps for share in shares]
-    if not small:
-        cases += [("log.csv", 0.0), ("config.yaml", 0.0), ("start.json", 0.0), ("selection.json", 0.0), ("done", 0.0)]
+    others = ("config.yaml",) if small else ("log.csv", "config.yaml", "start.json", "selection.json", "done")
+    cases += [(name, 0.0) for name in others]
     with small_disk(work, megabytes=8 + 8 * size * STEPS // 2**20) as place:
         for needle, share in cases:
             leave = int(share * size)

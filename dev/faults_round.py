@@ -11,11 +11,13 @@ from typing import NamedTuple
 from dev.faults_fork import call
 
 STEPS = 3
-# Every case runs with these; the reward pays for repeating a token, because random weights never answer right.
+# Every case runs with these. The reward pays for repeating a token, because random weights are seldom right, and any
+# checkpoint may be selected, so that every round goes on from an adapter.
 ROUND = {
     "steps": STEPS, "checkpoint_every": 1, "cap": 32, "group": 6, "problems_per_step": 3, "reward": "repetition",
     "reward_options": {"size": 1, "penalty": 1.0}, "beta": 0.01, "lr": 1e-4, "lora_r": 8, "eval_samples": 2,
-    "eval_cap": 24, "eval_temperature": 1.0, "tokens_per_micro_batch": 1000, "device": "cpu",
+    "eval_cap": 24, "eval_temperature": 1.0, "reference_samples": 4, "confirm_samples": 2, "tolerance": 1.0,
+    "tokens_per_micro_batch": 1000, "device": "cpu",
 }  # fmt: skip
 # Columns of log.csv that are wall-clock time.
 TIMES = ("sample_s", "update_s", "val_s")
@@ -38,20 +40,16 @@ def make_setting(work: Path, model: str) -> dict:
         if pid == 0:
             status = 1
             try:
-                from standin import make_r1_standin
+                from standin import let_it_answer, make_r1_standin
 
                 make_r1_standin(model, layers=2, hidden=64, vocab=400, context=1024)
+                let_it_answer(model)
                 status = 0
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        # Ten tokens that end a response: random weights would otherwise run to every cap, and all lengths be the same.
-        path = Path(model) / "generation_config.json"
-        generation = json.loads(path.read_text())
-        generation["eos_token_id"] = [generation["eos_token_id"], *range(300, 309)]
-        path.write_text(json.dumps(generation, indent=1))
     for name, numbers in (("train", range(12)), ("val", range(100, 103)), ("test", range(200, 203))):
-        rows = [{"id": f"p{i}", "problem": f"What is {i} + {3 * i}?", "answer": str(4 * i)} for i in numbers]
+        rows = [{"id": f"p{i}", "problem": f"What is {i + 7} - {i}?", "answer": "7"} for i in numbers]
         (work / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     data = {f"{name}_data": str(work / f"{name}.jsonl") for name in ("train", "val")}
     # The toy's sequences are shorter; a step shall still take several micro-batches of several sequences.

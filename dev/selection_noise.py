@@ -2,20 +2,30 @@
 
     python dev/selection_noise.py                     # about a minute; --rounds 500 for a first look
 
-60 problems whose pass rates are drawn around 0.27 (an AIME-like base), a round of 10 checkpoints that get shorter while
-their accuracy falls evenly to 25 % below the base's. Every measurement is a draw of answers; `selection.select` decides.
+60 problems whose pass rates are drawn around 0.27 (an AIME-like base), a round of 10 checkpoints that get shorter
+while their accuracy falls evenly to 25 % below the base's. Every measurement is a draw of answers; `selection.select` decides.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from engine.files import run  # noqa: E402
 from selection import select  # noqa: E402
 
 PROBLEMS, CHECKPOINTS, WORST = 60, 10, 0.25
+
+
+@dataclass
+class Config:
+    """Options of dev/selection_noise.py."""
+
+    rounds: int = 4000
+    """Simulated rounds for each row of the table."""
+    seed: int = 0
 
 
 def draw(rates: np.ndarray, samples: int, tokens: float, rng: np.random.Generator) -> dict:
@@ -55,10 +65,12 @@ def table(rounds: int, seed: int = 0) -> list[list[str]]:
     return rows
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4000)
+def main(cfg: Config) -> None:
     head = ["samples", "reference", "confirm", "over 10 % worse", "over 15 % worse", "mean loss", "measured again"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for row in table(parser.parse_args().rounds):
+    for row in table(cfg.rounds, cfg.seed):
         print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)

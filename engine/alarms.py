@@ -4,6 +4,34 @@ from collections.abc import Callable
 
 from engine.checkpoints import Step
 
+# Why a rollout earned nothing (`eval.cause`), as columns of log.csv and keys of eval.json: what to say, and what to do.
+CAUSES = {
+    "over_cap": ("did not end", "take a wider cap, or see whether the model's end token is the right one"),
+    "no_think_end": ("have no </think>", "for a model that does not think aloud take --thinking false"),
+    "no_box": ("have no \\boxed{}", "ask for one in --instruction"),
+    "wrong": ("are wrong", "take easier problems"),
+}
+
+
+def in_words(shares: dict[str, float], examples: dict[str, str] | None = None) -> str:
+    """Shares of rollouts by outcome ("correct" and CAUSES) as a sentence, with examples, and what to do about the most.
+
+    >>> in_words({"correct": 0.0, "over_cap": 0.25, "wrong": 0.75}, {"wrong": "boxed 5 for 7"})
+    '75% are wrong ("boxed 5 for 7"), 25% did not end: take easier problems'
+    """
+    said = {"correct": ("are right", "too easy: take a tighter cap or harder problems")} | CAUSES
+    shares = {name: shares[name] for name in sorted(said, key=lambda n: -shares.get(n, 0)) if shares.get(name)}
+    if not shares:
+        return "nothing was measured"
+    shown = {name: f' ("{text}")' for name, text in (examples or {}).items()}
+    parts = [f"{share:.0%} {said[name][0]}{shown.get(name, '')}" for name, share in shares.items()]
+    return f"{', '.join(parts)}: {said[next(iter(shares))][1]}"
+
+
+def shares_of(steps: list[Step]) -> dict[str, float]:
+    """Mean share of each outcome over some steps, for `in_words`."""
+    return {name: sum(getattr(step, name) for step in steps) / len(steps) for name in ("correct", *CAUSES)}
+
 
 def repeats(ids: list[int], size: int = 20, times: int = 3) -> bool:
     """Whether one n-gram of `size` tokens stands at least `times` times in a rollout.
@@ -47,7 +75,7 @@ def collapse(history: list[Step]) -> dict[str, str]:
 
     found, first, last = {}, history[:5], history[-3:]
     if len(history) >= 5 and all(step.reward == 0 for step in history[-5:]):
-        found["reward"] = "the reward was 0 for 5 steps: the cap is too tight or the problems are too hard"
+        found["reward"] = f"the reward was 0 for 5 steps: {in_words(shares_of(history[-5:]))}"
     if len(history) > 5:
         before, now = 1 - mean("over_cap", first), 1 - mean("over_cap", last)
         if now < 0.5 * before:
@@ -73,26 +101,34 @@ def figure(step: Step, name: str) -> float:
     return step.figures.get(name, 0.0)
 
 
-def notes_of(step: Step, cap: int) -> list[str]:
-    """What to know after the first step of a call: whether rollouts end, and whether sampler and trainer agree."""
+def notes_of(step: Step, cap: int, examples: dict[str, str]) -> list[str]:
+    """What to know after the first step of a call: whether rollouts end, and whether sampler and trainer agree.
+
+    Args:
+        examples: An example of each of CAUSES that the step has.
+    """
     ended = 1 - step.over_cap
     lines = [f"after the first step: {ended:.0%} of the rollouts ended within the cap of {cap}"]
-    if ended < 0.1:
+    if step.correct < 0.02:
+        lines.append(f"warning: {step.correct:.0%} of the rollouts are right: {in_words(shares_of([step]), examples)}")
+    elif ended < 0.1:
         lines.append("warning: under 10 % of the rollouts end within this cap: few can earn; take a wider cap")
     gap, largest = figure(step, "logp_gap"), figure(step, "logp_gap_max")
     return [*lines, f"sampler and trainer log-probs differ by {gap:.2g} on average, {largest:.2g} at most"]
 
 
-def warnings_of(history: list[Step], groups: int, gap_limit: float) -> list[str]:
+def warnings_of(history: list[Step], groups: int, gap_limit: float, examples: dict | None = None) -> list[str]:
     """What the last step gives reason to say, each when it begins.
 
     Args:
         groups: Groups a step. gap_limit: --logp_gap_limit.
+        examples: An example of each of CAUSES that the last step has.
     """
     step, found = history[-1], collapse(history)
     lines = [found[name] for name in sorted(found.keys() - collapse(history[:-1]).keys())]
     if in_a_row(history, lambda step: step.dead_groups == groups) == 5:
-        lines.append(f"all {groups} groups dead for 5 steps: nothing to learn; too easy or too hard for this cap")
+        why = in_words(shares_of(history[-5:]), examples)
+        lines.append(f"all {groups} groups dead for 5 steps, so there is nothing to learn: {why}")
     if figure(step, "skipped"):
         lines.append(f"step {step.step} has a NaN or infinite loss or gradient; its update was skipped")
     if in_a_row(history, lambda step: figure(step, "logp_gap") > gap_limit) == 1:
@@ -106,5 +142,6 @@ def reason_to_stop(history: list[Step], gap_limit: float) -> str:
     if in_a_row(history, lambda step: figure(step, "skipped") > 0) >= 3:
         return "NaN or infinite loss or gradient for 3 steps in a row: lower --lr, or take --dtype float32"
     if in_a_row(history, lambda step: figure(step, "logp_gap") > gap_limit) >= 3:
-        return f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps: the gradient is wrong"
+        gap = f"sampler and trainer log-probs differ by more than {gap_limit} for 3 steps"
+        return f"{gap}, so the gradient is wrong: try --rollout_weights live"
     return ""

@@ -38,6 +38,12 @@ class Step:
     """Mean response tokens, the end token included."""
     over_cap: float = 0.0
     """Share of the rollouts that the cap cut off."""
+    no_think_end: float = 0.0
+    """Share that ended without </think>; always 0 with --thinking false."""
+    no_box: float = 0.0
+    """Share that ended without a \\boxed{} that counts."""
+    wrong: float = 0.0
+    """Share that ended with a wrong answer. With correct, over_cap and the two above it makes 1."""
     dead_groups: int = 0
     """Groups whose rollouts all score alike: nothing to learn from."""
     repeated: float = 0.0

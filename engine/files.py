@@ -6,15 +6,16 @@ A script reads as if nothing could go wrong. What can, becomes one line here: `d
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 
@@ -45,6 +46,12 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
+@functools.cache
+def note(message: str) -> None:
+    """One line on stderr, once a process: what is worth knowing and stops nothing."""
+    print("note: " + " ".join(message.split()), file=sys.stderr, flush=True)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its kind where it has none.
 
@@ -65,6 +72,18 @@ def explained(message: str, *kinds: type[Exception], stop: Callable[[str], NoRet
         stop(f"{message} ({first_line(error)})" if message else first_line(error))
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Around a whole command: what cannot work, and Ctrl-C, without a traceback."""
+    try:
+        yield
+    except OptionError as error:
+        die(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished files are kept, unfinished work is lost", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 def run(main: Callable, config_class, also: str = "") -> None:
     """A script from the command line: options, `main(options)`, and what stops it as one line.
 
@@ -73,13 +92,8 @@ def run(main: Callable, config_class, also: str = "") -> None:
     """
     # `python eval.py` is the module __main__. Whoever imports eval later gets this one, not a second copy.
     sys.modules.setdefault(Path(sys.argv[0]).stem, sys.modules["__main__"])
-    try:
+    with one_line():
         main(parse(config_class, also=also))
-    except OptionError as error:
-        die(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted: files that were written are whole, the rest was not kept", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 # ---------------------------------------------------------------------------------------- options
@@ -103,10 +117,16 @@ class Options:
     """Most rollouts decoded at the same time, fewer where memory is short; 0 means 256."""
     thinking: bool = True
     """The answer counts only after </think>; false for models that do not think aloud."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Variables of the model's chat template, as in --template_options '{"enable_thinking": true}'."""
+    system: str | None = None
+    """What the model is told before the problem, {cap} being the cap; null: SYSTEM of sample.py, empty: nothing."""
+    instruction: str | None = None
+    """What the prompt asks for after the problem's text; null: INSTRUCTION of sample.py, empty: nothing."""
     problem_key: str = "problem"
-    """Column that holds the problem's text."""
+    """Column that holds the problem's text; where a file lacks it and has one with a usual name, that one is read."""
     answer_key: str = "answer"
-    """Column that holds the right answer."""
+    """Column that holds the right answer, or as above; `a.b` goes down into a dict, `a.-1` into a list."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -162,7 +182,8 @@ def parse(config_class, args: list[str] | None = None, also: str = ""):
             super().__init__(*words, **more | {"parser_mode": "run_config"})
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            die(f"{message} (python {sys.argv[0]} --help lists the options)")
+            spec = sys.modules["__main__"].__spec__  # there, where python -m started it
+            die(f"{message} (python {f'-m {spec.name}' if spec else sys.argv[0]} --help lists the options)")
 
     set_loader("run_config", load, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -200,7 +221,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     except (ValueError, RecursionError) as error:
         die(f"{path} is not JSON lines: line {number}: {first_line(error)}")
     if odd := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
-        die(f"{path} is not JSON lines: row {odd[0]} is no object")
+        die(f"{path} is not JSON lines: row {odd[0]} is not a JSON object")
     return rows
 
 
@@ -210,7 +231,7 @@ def read_json(path: str | Path) -> dict:
         data = Path(path).read_bytes()
     with explained(f"{path} is damaged", ValueError, RecursionError):
         found = json.loads(data)
-    return found if isinstance(found, dict) else die(f"{path} is damaged: no JSON object")
+    return found if isinstance(found, dict) else die(f"{path} is damaged: it is not a JSON object")
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -289,7 +310,7 @@ def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
     except OSError as error:
         return f"{os.path.basename(error.filename or 'a file')} cannot be read ({error.strerror})"
     except (ValueError, AttributeError, RecursionError):
-        return "checksums.json is no JSON object"
+        return "checksums.json is not a JSON object"
     return ""
 
 

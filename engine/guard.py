@@ -41,8 +41,10 @@ def compare(policy, model, options) -> None:
                 return  # said with what to lower when the sampling itself runs out
             die(f"{name} cannot be decoded by this sampler: its layers do not work with its cache ({first_line(error)})")
         with evaluating(policy):
-            plain = [own_logp(policy, ids, n) for ids, n in sequences]
-        found = {"in the model's own forward": torch.cat(plain)}
+            plain = torch.cat([own_logp(policy, ids, n) for ids, n in sequences])
+        if plain.isnan().any():
+            return  # the sampling itself will say so
+        found = {"in the model's own forward": plain}
         if hasattr(policy, "get_base_model"):
             found["in training"] = torch.cat([trained_logp(policy, ids, n) for ids, n in sequences])
     exact = model.dtype == torch.float32

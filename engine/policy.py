@@ -9,7 +9,6 @@ import copy
 import hashlib
 import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -17,9 +16,10 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 
-from engine.files import Options, damage, die, explained, read_json
+from engine.files import Options, damage, die, explained, note, read_json
 from engine.memory import memory_plan
 from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
+from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters of its warnings stops a run here, with a line
@@ -41,24 +41,6 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
     return device
-
-
-def load_tokenizer(path: str):
-    """The model's tokenizer; exits with status 2 where it has no chat template or no end token."""
-    from transformers import AutoTokenizer
-
-    with explained(f"--model {path}: tokenizer not found", OSError, ValueError):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        die(f"--model {path}: its tokenizer has no chat template; take the chat or distilled version of the model")
-    if tokenizer.eos_token_id is None:
-        die(f"--model {path}: its tokenizer has no end token, so no rollout could ever finish")
-    return tokenizer
-
-
-def chat_text(tokenizer, messages: list[dict]) -> str:
-    """The chat as the model reads it, up to where it answers; to be encoded without adding special tokens."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def load_base(options: Options):
@@ -119,10 +101,11 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
     for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
         read_json(path)  # transformers' own messages do not always name the file
     with explained(f"--model {options.model}: its tokenizer or chat template is damaged"):
-        tokenizer = load_tokenizer(options.model)
-        chat = [{"role": "system", "content": "-"}, {"role": "user", "content": "1 + 1"}]
-        tokenizer(chat_text(tokenizer, chat), add_special_tokens=False)
+        tokenizer = load_tokenizer(options.model, options.template_options)
+        check_template(tokenizer, options)
+        tokenizer(chat_text(tokenizer, [{"role": "user", "content": "1 + 1"}]), add_special_tokens=False)
     model = load_base(options)
+    add_turn_end(model, tokenizer, options.model)
     if adapter:
         from peft import PeftModel
 
@@ -155,7 +138,7 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
         lora = LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         policy = get_peft_model(policy, lora)
     if dropped := drop_dropout(policy):
-        print(f"note: trained without dropout, as rollouts are sampled without it ({', '.join(dropped)})", file=sys.stderr)
+        note(f"trained without dropout, as rollouts are sampled without it ({', '.join(dropped)})")
     return policy.train(), tokenizer
 
 
@@ -250,14 +233,14 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
     """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
 
     Args:
-        model: Policy with its adapter set as wanted.
+        model: Policy with its adapter set as wanted, or a plain model.
         ids: (B, T) tokens, padded on the right (causal attention never looks there, so no attention mask is needed).
         mask: (B, T) True on the response tokens.
 
     Returns:
         (mask.sum(),) float32, with gradient where the model has one.
     """
-    base = model.get_base_model()
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.
     states, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]       # (N, H), (N,)
@@ -337,7 +320,7 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
         if base.device.type == "cuda":
             weights = memory_plan(base, options, tokens_per_row).weights
     if weights == "merged" and (why := inexact_copy(policy)):
-        print(f"note: rollouts come from live weights: a merged copy would not be exact ({why})", file=sys.stderr)
+        note(f"rollouts come from live weights: a merged copy would not be exact ({why})")
         weights = "live"
     return merged_copy(policy) if weights == "merged" else base
 

@@ -104,7 +104,7 @@ class RunFolder:
             self.history = checkpoints.load_state(self.resume, optimizer, device)
         checkpoints.check_disk(self.path, [p for p in policy.parameters() if p.requires_grad])
         if not (self.path / "config.yaml").is_file():
-            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False))
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False), status=1)
         for line in (head_line(device), " ".join(f"{k}={v}" for k, v in self.options.items()), *notes, *self.damaged):
             self.log(line)
         if self.resume:
@@ -123,7 +123,7 @@ class RunFolder:
             os._exit(128 + number)  # what is being written has another name than what is whole
         self.caught = number
         with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, b"\nstopping at the next safe place; once more stops at once\n")
+            os.write(2, b"\nstopping at the next safe place; press Ctrl-C again to stop at once\n")
         if self.safe:
             self.raise_caught()
 
@@ -192,7 +192,8 @@ class RunFolder:
     def save(self, name: str, files: dict[str, str] | None = None) -> Path:
         """Writes a checkpoint of the last step with further files; returns its folder."""
         base = {"base": self.options["model"], "base_fingerprint": fingerprint(self.policy)}
-        note = base | {"cap": self.options["cap"], "step": self.last_step}
+        prompt = {k: self.options.get(k) for k in ("system", "instruction", "template_options", "thinking")}
+        note = base | {"cap": self.options["cap"], "step": self.last_step} | prompt
         files = {"nanoprune.json": json.dumps(note) + "\n"} | (files or {})
         checkpoints.save_checkpoint(self.path / name, self.policy, self.optimizer, self.history, files)
         self.saved = self.last_step
@@ -254,7 +255,8 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
-        die(f"--out_dir {folder} was made with other options ({changed}): another folder, the same, or --fresh true")
+        die(f"--out_dir {folder} was made with other options ({changed}); give the same options, take another folder, "
+            "or begin again with --fresh true")  # fmt: skip
 
 
 def read_selection(folder: Path) -> dict:

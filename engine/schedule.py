@@ -25,10 +25,10 @@ MEMORY = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gr
 def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
     """(settings for the shell, options of the config); exits with status 2, naming what is wrong."""
     config = environment.get("CONFIG") or "config/toy.yaml"
-    with explained(f"CONFIG={config} is no YAML of options", OSError, ValueError, yaml.YAMLError):
+    with explained(f"CONFIG={config} is not a YAML file of options", OSError, ValueError, yaml.YAMLError):
         options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     if not isinstance(options, dict):
-        die(f"CONFIG={config} is no YAML of options")
+        die(f"CONFIG={config} is not a YAML file of options")
     given = vars(EvalOptions()) | options
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
     settings |= {"CAPS": environment.get("CAPS") or str(given.get("caps") or "")}
@@ -50,7 +50,7 @@ def check_settings(settings: dict[str, str]) -> None:
         die(f"no CAPS: set them in the environment or as caps: in {settings['CONFIG']}")
     for cap in caps:
         if not (cap.isascii() and cap.isdigit() and int(cap) > 0):
-            die(f'CAPS="{settings["CAPS"]}": {cap} is no cap (a whole number of tokens)')
+            die(f'CAPS="{settings["CAPS"]}": {cap} is not a cap (a whole number of tokens)')
         if before and int(cap) >= before:
             die(f'CAPS="{settings["CAPS"]}": {cap} is not below the round\'s before, {before}')
         before = int(cap)

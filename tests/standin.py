@@ -14,7 +14,8 @@
 - `config.json` and `generation_config.json` name different begin tokens;
 - `tokenizer_config.json` says `LlamaTokenizerFast` over a byte-level `tokenizer.json`.
 
-Weights are random: the text is noise, so rewards are 0 and only the plumbing can be tested.
+Weights are random: the text is noise, so rewards are 0 and only the plumbing can be tested. `let_it_answer` makes some
+answers right, where a test needs a pass@1 above 0.
 """
 import json
 from pathlib import Path
@@ -152,6 +153,27 @@ def make_r1_standin(folder, layers: int = 2, hidden: int = 128, vocab: int = 100
     GenerationConfig(bos_token_id=bos, eos_token_id=eos, do_sample=True, temperature=0.6,
                      top_p=0.95).save_pretrained(folder)
     return str(folder)
+
+
+def let_it_answer(folder, answer: str = "7", ends: int = 10) -> None:
+    """Makes a stand-in right now and then, where the answer is this number: noise never holds a box.
+
+    The rows of logits that had no token become tokens that close the thinking and box the answer, each with another
+    number of zeros in front; all but two, as transformers adds a token by itself. And more tokens end a response, or
+    random weights would run to every cap.
+    """
+    folder = Path(folder)
+    tokenizer, model, generation = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in ("tokenizer.json", "config.json", "generation_config.json")
+    )
+    added = tokenizer["added_tokens"]
+    plain = {key: False for key in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+    for zeros, number in enumerate(range(added[-1]["id"] + 1, model["vocab_size"] - 2)):
+        added.append({"id": number, "content": f"</think>\\boxed{{{'0' * zeros}{answer}}}"} | plain)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    generation["eos_token_id"] = [generation["eos_token_id"], *range(300, 300 + ends)]
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=1))
 
 
 def make_tiny(folder, layers: int = 1, hidden: int = 64, vocab: int = 320,

@@ -267,7 +267,7 @@ def test_attacks_are_mixed_into_a_batch(monkeypatch):
     monkeypatch.setattr(bench_reward.Bench, "measure", lambda self, name, pairs: seen.append(pairs))
     bench_reward.attacked(bench_reward.Bench(measure.Progress(2, "")), [("1", "1")], own_outputs("hostile_outputs"))
     assert [len(pairs) for pairs in seen] == [30, 30] and [pairs.count(("1", "1")) for pairs in seen] == [27, 27]
-    assert len(set(seen[1])) == 4  # every one that hangs is new to the cache
+    assert len(set(seen[1])) == 4  # every large formula is new to the cache
 
 
 def own_outputs(name: str) -> list[dict]:

@@ -77,7 +77,7 @@ def test_lists_of_different_length_are_our_mistake(family):
 
 def test_repetition_spares_short_and_varied_texts():
     f = families.repetition
-    assert f([True, True], [True, True], [3, 40], 99, ids=[[1, 1, 1], list(range(40))], size=20) == [1.0, 1.0]
+    assert f([True, True], [True, True], [3, 40], 99, ids=[[1, 1, 1], list(range(40))], texts=["", ""], size=20) == [1.0, 1.0]
 
 
 def test_r1_wants_one_think_end_and_an_answer_after_it():

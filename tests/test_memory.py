@@ -12,7 +12,7 @@ import sample
 import train_prune
 from dev.bench import shape_config
 from engine.memory import choose_rows, memory_plan
-from engine.policy import merged_copy, rollout_model
+from engine.policy import merged_copy, rollout_model, token_logp
 from standin import make_r1_standin, make_tiny, with_lora
 
 GB = 1_000_000_000
@@ -139,7 +139,7 @@ def test_the_update_is_planned_within_15_percent_of_its_real_peak(checkpointing)
 
     def work():
         with torch.autocast("cpu", torch.bfloat16):
-            logp = train_prune.token_logp(model, ids, on, 1.0, 512)
+            logp = token_logp(model, ids, on, 1.0, 512)
         logp.sum().backward()
 
     work()  # the gradients of the LoRA are counted with it
@@ -155,7 +155,7 @@ def test_chunked_log_probs_take_a_fifth_of_full_logits_at_most():
     ids, on = torch.randint(0, 32000, (8, 513)), torch.ones(8, 513, dtype=torch.bool)
 
     def chunked():
-        train_prune.token_logp(model, ids, on, 1.0, 512).sum().backward()
+        token_logp(model, ids, on, 1.0, 512).sum().backward()
 
     def full():
         logits = model(input_ids=ids).logits[:, :-1].float()
@@ -290,4 +290,4 @@ def test_the_copy_is_made_where_the_plan_has_one(r1, card, monkeypatch, gb, merg
 
 def test_a_cpu_decodes_as_many_rows_as_asked_for(r1):
     model = SimpleNamespace(device=torch.device("cpu"), config=r1)
-    assert [choose_rows(model, options(rows=r), 10**6) for r in (0, 7)] == [256, 7]
+    assert [choose_rows(model, options(), 10**6, r) for r in (0, 7)] == [256, 7]

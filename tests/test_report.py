@@ -78,6 +78,13 @@ def test_the_recorded_command_makes_the_same_file(two):
     assert result(two, "words.json") == first
 
 
+def test_an_interrupted_command_says_so_without_a_traceback(two, monkeypatch, capsys):
+    monkeypatch.setattr(words, "analyse", lambda sides, cfg: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as stop:
+        main(words, list(two))
+    assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
+
+
 def test_results_of_other_rollouts_are_never_shown(two, capsys):
     main(words, [*two])
     path = Path(two[1], "rollouts.jsonl")
@@ -127,7 +134,7 @@ def test_a_missing_field_is_named_with_file_and_line(tmp_path, capsys, field):
     ([rollout(n=9.5)], {}, "line 1: n_tokens"),
     ([rollout(n=641)], {}, "line 1: 641"),
     ([rollout(), rollout("b"), rollout("b", 1)], {}, "problem a has 1"),
-    ([[1]], {}, "row 1 is no object"),
+    ([[1]], {}, "row 1 is not a JSON object"),
     ([rollout()], {"cap": None}, "eval.json"),
     ([rollout(), rollout("b", response="x" * 10_000_000)], {}, "line 2 is longer than 10 MB"),
 ])

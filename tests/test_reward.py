@@ -18,6 +18,8 @@ import time
 from fractions import Fraction
 
 import pytest
+
+import latex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -497,9 +499,11 @@ def test_a_batch_has_the_same_verdicts_and_the_strict_cap(reward):
 def test_a_worker_that_hangs_is_killed_counted_and_replaced(reward, monkeypatch):
     need(reward, "grade", "close", "WALL_SECONDS")
     reward.close()
-    monkeypatch.setattr(reward, "WALL_SECONDS", 1e-6)             # every reply is too late
-    grades = reward.grade([THOUGHT + r"\boxed{q+1}", THOUGHT + r"\boxed{q+3}"], ["1+q", "3+q"])
-    assert grades == [("q+1", False, True), ("q+3", False, True)]
+    monkeypatch.setattr(reward, "WALL_SECONDS", 0.02)
+    sines = [rf"\sin({n}q)" for n in range(2, 39)]                # takes ten times as long
+    slow, gold = "+".join(sines), "+".join(sines[::-1])
+    grades = reward.grade([THOUGHT + rf"\boxed{{{slow}}}", THOUGHT + rf"\boxed{{{slow}+0}}"], [gold, gold])
+    assert grades == [(slow, False, True), (slow + "+0", False, True)]
     monkeypatch.undo()
     reward.close()                                                # the next worker starts with the real deadline
     assert reward.is_correct(THOUGHT + r"\boxed{q+2}", "2+q")
@@ -522,20 +526,20 @@ def test_a_worker_that_somebody_killed_is_replaced(reward):
     assert right(reward, "u+2", "2+u")
 
 
-def test_a_worker_ends_itself_when_its_cpu_time_or_memory_is_spent(reward, monkeypatch):
+@pytest.mark.parametrize("bomb", [r"\sin(e^{e^{17}})", r"\cos(e^{e^{e^{x}}})", r"(\pi^{\pi^{\pi^{\pi}}})!", r"e^{e^{e^{e^{x}}}}"])
+def test_a_worker_ends_itself_when_its_time_or_memory_is_spent(reward, bomb):
     need(reward, "symbolic", "_ask")
-    bomb = "+".join(rf"\sqrt[{n}]{{{n}}}\cdot\sin({n}x)^{{99}}" for n in range(2, 9))  # unforeseen, so not refused
-    start = time.monotonic()
-    assert reward.is_correct(rf"{THOUGHT}\boxed{{{bomb}}}", r"\sin(x)^{99}+(x+1)^{99}") is False
+    start = time.monotonic()                                      # nobody foresaw these, so they are not refused
+    assert reward.is_correct(rf"{THOUGHT}\boxed{{{bomb}}}", rf"{bomb.replace('17', '18')}+1") is False
     assert time.monotonic() - start < HANG
 
 
-def test_numbers_and_words_never_start_a_worker_nor_import_sympy(reward):
+def test_numbers_and_words_never_start_a_worker_nor_import_mpmath(reward):
     need(reward, "grade", "_ask")
     code = ("import runpy, sys; m = runpy.run_path(sys.argv[1])\n"
             "texts = ['</think>' + chr(92) + 'boxed{%s}' % a for a in ('7', '007', '8', '1/2', 'east', '(1,2)', 'x=3', '', '+')]\n"
             "m['grade'](texts, ['7'] * 9)\n"
-            "assert 'sympy' not in sys.modules and 'math_verify' not in sys.modules\n"
+            "assert 'mpmath' not in sys.modules\n"
             "assert all(w is None for w in m['_idle'].queue)")
     subprocess.run([sys.executable, "-c", code, reward.__file__], check=True, timeout=HANG)
 
@@ -574,7 +578,8 @@ def test_the_same_answer_inside_a_dataloader_worker(reward):
 
 def test_a_copy_under_another_name_works_in_a_script_without_a_main_guard_and_leaves_no_process(reward, tmp_path):
     need(reward, "_ask")
-    (tmp_path / "my_grader.py").write_text(open(reward.__file__, encoding="utf-8").read(), encoding="utf-8")
+    for name, source in (("my_grader.py", reward.__file__), ("latex.py", latex.__file__)):
+        (tmp_path / name).write_text(open(source, encoding="utf-8").read(), encoding="utf-8")
     (tmp_path / "random.py").write_text("raise SystemExit('a neighbour shadows the standard library')")
     script = ("import my_grader as g\nassert g.is_correct('</think>' + chr(92) + 'boxed{x+1}', '1+x')\n"
               "print([w.pid for w in g._idle.queue if w])")
@@ -592,12 +597,12 @@ def run(reward, *args):
 
 def test_the_command_prints_the_table_of_verdicts(reward, tmp_path):
     need(reward, "main")
-    rows = [(r"</think>\boxed{4}", True), (r"</think>\boxed{5}", True), ("</think>4", True), (r"</think>\boxed{4}", False)]
+    rows = [(r"</think>\boxed{4}", True), (r"</think>\boxed{3} or \boxed{5}", True), ("</think>4", True), (r"</think>\boxed{4}", False)]
     path = tmp_path / "rollouts.jsonl"
     path.write_text("".join(json.dumps({"response": r, "gold": "4", "finished": f, "correct": True}) + "\n" for r, f in rows))
     out = run(reward, path)
     counts = {line[:13].strip(): int(line[13:].split()[0]) for line in out.stdout.splitlines()}
-    assert counts == {"right": 1, "wrong": 1, "no box": 1, "not finished": 1, "timed out": 0, "all": 4}
+    assert counts == {"right": 1, "wrong": 1, "no box": 1, "not finished": 1, "timed out": 0, "several boxes": 1, "all": 4}
     assert out.stdout.endswith("stored verdict differs: 2\n")
 
 
@@ -635,6 +640,66 @@ def test_the_trl_adapter_takes_text_and_chats_and_applies_the_cap(reward):
     assert f(completions=chats, completion_ids=ids, answer=answer) == [1.0, 0.0, 0.0, 0.0]
 
 
+def test_the_trl_adapter_takes_several_end_ids_parts_and_reasoning(reward):
+    need(reward, "trl_reward")
+    f = reward.trl_reward(cap=9, eos_token_id=[0, 1])
+    box, parts = r"\boxed{4}", [{"type": "text", "text": r"so \boxed"}, {"type": "text", "text": "{4}"}]
+    chats = [{"content": r"hm</think>\boxed{4}"}, {"content": box, "reasoning_content": "hm"}, {"content": parts, "reasoning_content": "hm"},
+             {"content": box}, {"content": None, "reasoning_content": box}, {"content": "", "reasoning_content": ""}]
+    ids = [[5, 0], [5, 1], [5, 1], [5, 0], [5, 0], [5, 0]]
+    assert f(completions=[[chat] for chat in chats], completion_ids=ids, answer=["4"] * 6) == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert f(completions=[r"</think>\boxed{4}"] * 2, completion_ids=[[5, 2], []], answer=["4"] * 2) == [0.0, 0.0]
+
+
+def test_the_trl_adapter_reads_the_ids_where_think_end_is_a_special_token(reward):
+    need(reward, "trl_reward")
+    words = {5: "hm ", 6: "</think>", 7: r"\boxed{4}", 0: "<end>"}
+    def decode(ids, skip_special_tokens):
+        return "".join(words[i] for i in ids if not (skip_special_tokens and i in (0, 6)))
+    ids, texts = [[5, 6, 7, 0], [5, 7, 0]], [r"hm \boxed{4}"] * 2
+    assert reward.trl_reward(cap=9, eos_token_id=0, decode=decode)(completions=texts, completion_ids=ids, answer=["4"] * 2) == [1.0, 0.0]
+    assert reward.trl_reward(cap=9, eos_token_id=0)(completions=texts, completion_ids=ids, answer=["4"] * 2) == [0.0, 0.0]
+
+
+class Array(list):
+    """Like numpy's, as far as it matters."""
+
+    def tolist(self):
+        return list(self)
+
+
+@pytest.mark.parametrize("gold, right", [("4", 1.0), (4, 1.0), (["4"], 1.0), (["3", "4"], 1.0), (Array(["4"]), 1.0), ('["4"]', 1.0), ('"4"', 1.0),
+                                         ({"target": "4"}, 1.0), ({"target": ["3", "4"]}, 1.0), ('{"target": ["4"]}', 1.0), ({"target": 4}, 1.0),
+                                         (["3"], 0.0), ([], 0.0), (None, 0.0), ({"target": None}, 0.0), ('["4"', 0.0), ("[4,5]", 0.0)])
+def test_verls_gold_may_be_a_list_an_array_json_or_a_target(reward, gold, right):
+    need(reward, "compute_score")
+    assert reward.compute_score("aime", r"hm</think>\boxed{4}", gold) == right
+
+
+def test_an_interval_is_no_json_list(reward):
+    need(reward, "compute_score")
+    assert reward.compute_score("aime", r"</think>\boxed{[1,2]}", "[1,2]") == 1.0
+    assert reward.compute_score("aime", r"</think>\boxed{1}", "[1,2]") == 0.0
+
+
+def test_it_imports_and_grades_where_there_is_no_fork_and_no_resource_limit(reward):
+    need(reward, "grade", "_ask")
+    code = ("import os, sys\n"                                     # as on Windows
+            "for name in ('fork', 'register_at_fork', 'setsid', 'killpg'): delattr(os, name)\n"
+            "import signal\n"
+            "for name in ('setitimer', 'pthread_sigmask', 'SIGALRM', 'SIGPROF', 'SIGKILL'): delattr(signal, name)\n"
+            "sys.modules['resource'] = None\n"
+            "import runpy\n"
+            "m = runpy.run_path(sys.argv[1])\n"
+            "box = '</think>' + chr(92) + 'boxed{%s}'\n"
+            "assert [g.correct for g in m['grade']([box % 'y+x', box % 'y-x', box % '025'], ['x+y', 'x+y', '25'])] == [True, False, True]\n")
+    subprocess.run([sys.executable, "-c", code, reward.__file__], check=True, timeout=HANG)
+    code = code.partition("import runpy")[0] + "import runpy; sys.argv = [sys.argv[1], '--worker', '3']; runpy.run_path(sys.argv[0], run_name='__main__')"
+    out = subprocess.run([sys.executable, "-c", code, reward.__file__], input='["y+x", "x+y"]\n', check=True, timeout=HANG, text=True,
+                         capture_output=True)
+    assert out.stdout.split() == ["ready", "true"]
+
+
 def test_two_steps_of_trls_grpo_trainer(reward, tmp_path):
     need(reward, "trl_reward")
     trl = pytest.importorskip("trl", reason="trl is a test-only extra: pip install trl")
@@ -665,4 +730,4 @@ def test_two_steps_of_trls_grpo_trainer(reward, tmp_path):
 
 
 def test_the_numbers_in_the_docstrings(reward):
-    assert doctest.testmod(reward).failed == 0
+    assert doctest.testmod(reward).failed == doctest.testmod(latex).failed == 0

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from standin import make_problems, make_r1_standin
+from standin import let_it_answer, make_problems, make_r1_standin
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,9 @@ def setting(tmp_path_factory):
     """A folder with a blank in its name, a model with R1's tokens and template, and 8 + 2 + 2 problems."""
     folder = tmp_path_factory.mktemp("a run")
     make_r1_standin(folder / "model", context=4096)
+    let_it_answer(folder / "model")
     for name, rows in (("train", make_problems(8)), ("val", make_problems(2, first=8)), ("test", make_problems(2, first=10))):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r | {"answer": "7"}) + "\n" for r in rows))
     options = {
         "model": str(folder / "model"),
         "train_data": str(folder / "train.jsonl"),
@@ -38,6 +39,9 @@ def setting(tmp_path_factory):
         "reward": "repetition",
         "reward_options": {"size": 1},
         "beta": 0.001,
+        "reference_samples": 4,
+        "confirm_samples": 2,
+        "tolerance": 1.0,
         "device": "cpu",
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(options))
@@ -86,18 +90,18 @@ def test_two_rounds_killed_in_between_end_like_an_unbroken_run(setting, tmp_path
 def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
     """Model, three problem files, caps: base and rounds are measured alike, or selection would refuse the reference."""
     lines = {"model": str(setting / "model"), "caps": 40, "reward": "repetition", "reward_options": {"size": 1}, "steps": 1, "group": 2}
-    lines |= {"problems_per_step": 1, "device": "cpu", "lora_r": 8, "eval_cap": 100}
+    lines |= {"problems_per_step": 1, "device": "cpu", "lora_r": 8, "eval_cap": 100, "tolerance": 1.0}
     files = {f"{name}_data": str(setting / f"{name}.jsonl") for name in ("train", "val", "test")}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(lines | files))
     run = subprocess.run(["bash", str(ROOT / "schedule.sh")], capture_output=True, text=True, timeout=600, env=os.environ | {
         "PYTHON": sys.executable, "CONFIG": str(tmp_path / "mine.yaml"), "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert run.returncode == 0, run.stderr
     base, start = (json.loads((tmp_path / "out" / path).read_text()) for path in ("base/eval.json", "cap40/selection.json"))
-    assert (base["cap"], base["temperature"], base["top_p"], base["n_samples"]) == (100, 0.6, 0.95, 4)
+    assert (base["cap"], base["temperature"], base["top_p"], base["n_samples"]) == (100, 0.6, 0.95, 32)
     assert start["reference"]["pass@1"] == base["pass@1"] and (tmp_path / "out" / "summary.md").is_file()
 
 
-@pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is no cap"), ("0", "is no cap")])
+@pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is not a cap"), ("0", "is not a cap")])
 def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, word):
     run = schedule(setting, tmp_path / "out", CAPS=caps)
     text, _ = run.communicate(timeout=60)

@@ -8,6 +8,7 @@ import pytest
 import selection
 from conftest import ROOT
 from dev import selection_noise
+from sample import INSTRUCTION
 from selection import by_problem, pool, select
 
 
@@ -83,7 +84,7 @@ def test_a_round_that_is_interrupted_while_it_measures_again_goes_on_there(tmp_p
         reference=str(tmp_path / "eval.json"), out_dir=str(tmp_path / "round"),
     )  # fmt: skip
     note = {"cap": 16, "prompt_cap": 16, "temperature": 0.6, "top_p": 0.95, "data": cfg.val_data, "n_problems": 3}
-    note |= {"instruction": train_prune.INSTRUCTION, "pass@1": 1e-12, "mean_tokens": 16.0}  # anything qualifies
+    note |= {"instruction": INSTRUCTION, "pass@1": 1e-12, "mean_tokens": 16.0}  # anything qualifies
     (tmp_path / "eval.json").write_text(json.dumps(note))
     train_prune.main(cfg)
     folder, chosen = tmp_path / "round", json.loads((tmp_path / "round" / "selection.json").read_text())

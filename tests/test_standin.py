@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parent))
-from standin import byte_level_bpe, make_problems, make_r1_standin, make_tiny
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+from reward import is_correct
+from standin import byte_level_bpe, let_it_answer, make_problems, make_r1_standin, make_tiny
 
 HISTORY = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"},
            {"role": "assistant", "content": "<think>\nhm, 2</think>\n\nIt is 2."},
@@ -100,3 +101,13 @@ def test_made_up_problems_are_all_different_and_have_the_answers_that_they_ask_f
 def test_a_tokenizer_is_the_same_on_every_machine_and_knows_whole_words():
     assert byte_level_bpe(400).to_str() == byte_level_bpe(400).to_str()
     assert len(byte_level_bpe(1000).encode("Therefore, the final answer is \\boxed{204}.").tokens) < 20
+
+
+def test_a_stand_in_can_be_let_to_answer(tmp_path):
+    folder = make_r1_standin(tmp_path / "lucky", vocab=400)
+    let_it_answer(folder, "12", ends=3)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    texts = [tokenizer.decode(range(i, i + 1)) for i in range(400, len(tokenizer))]
+    boxes = [text for text in texts if "boxed" in text]
+    assert len(set(boxes)) >= 20 and all(is_correct("hm" + text, "12") for text in boxes)
+    assert len(tokenizer) < model.config.vocab_size and len(model.generation_config.eos_token_id) == 4

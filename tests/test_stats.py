@@ -1,7 +1,6 @@
 """Statistics over problems. Run: python -m pytest tests/test_stats.py"""
 import doctest
 import itertools
-import math
 import subprocess
 import sys
 from collections import Counter

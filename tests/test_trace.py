@@ -31,7 +31,7 @@ def page_file(tmp_path_factory):
         rows[10] |= {"problem": EVIL, "response": EVIL + "</think>" + EVIL + "\u202e"}
         rows[11]["problem"] = EVIL
         rows[12]["response"] = "But  wait. WAIT! awaiting, waits, wait_ double-check double\ncheck verifying \u00e9wait Hmm</think> wait"
-    after[14] |= {"n_tokens": 500, "finished": False}
+    after[14] |= {"n_tokens": 500, "finished": False, "correct": False}
     out = folder / "page.html"
     trace.main([str(save(folder / "before", before)), str(save(folder / "after", after)), "--out", str(out)])
     return out

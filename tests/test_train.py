@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+import grpo
 import length_rewards
 import train_prune
 from conftest import ROOT, sampled
@@ -21,9 +22,10 @@ from engine import checkpoints, files, rows
 from engine.files import Options, lock, parse, write_checksums
 from engine.memory import micro_batches
 from engine.policy import fingerprint, load_policy, token_logp
-from sample import Rollout, Sampler, load_problems
+from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
-from train_prune import Config, advantages, batch_of, policy_loss, update_policy
+from grpo import advantages, policy_loss, update_policy
+from train_prune import Config, batch_of
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def problems(tmp_path_factory):
 def reference_for(folder, cap, problems=3):
     """An evaluation that every checkpoint reaches: random weights are never right, and 0 would accept none."""
     note = {"cap": cap, "prompt_cap": cap, "temperature": 0.6, "top_p": 0.95, "data": str(folder / "val.jsonl")}
-    note |= {"n_problems": problems, "instruction": train_prune.INSTRUCTION, "pass@1": 1e-12, "mean_tokens": float(cap)}
+    note |= {"n_problems": problems, "instruction": INSTRUCTION, "pass@1": 1e-12, "mean_tokens": float(cap)}
     path = folder / f"reference_cap{cap}.json"
     path.write_text(json.dumps(note))
     return str(path)
@@ -94,7 +96,7 @@ def gradient_of(model, rollouts, adv, cfg):
 
 
 def test_doctests():
-    assert doctest.testmod(train_prune).failed == 0
+    assert doctest.testmod(train_prune).failed == doctest.testmod(grpo).failed == 0
 
 
 # ---------------------------------------------------------------------------------------- formulas
@@ -199,6 +201,46 @@ def test_skipping_dead_rollouts_changes_no_gradient(r1):
         assert torch.allclose(g, computed[name], atol=1e-7), name
 
 
+def weights_after(r1, cfg, adv=(1.0, -0.5, 0.3, 0.0, 0.7, -2.0), lr=0.05):
+    """The LoRA after update_policy by plain gradient descent, and the figures."""
+    model, tokenizer = with_lora(r1, std=0.05)
+    rollouts = rollouts_of(model, tokenizer)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
+    figures, _ = update_policy(model, optimizer, rollouts, list(adv), cfg, 10**6)
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}, figures
+
+
+def test_mini_batches_use_each_rollout_once_and_their_ratio_is_to_the_weights_before_the_batch(r1):
+    """Two mini-batches of three rollouts: by hand, one update each, the second against the old log-probs of the first."""
+    got, figures = weights_after(r1, Config(beta=0.0, updates_per_batch=2, grad_clip=1e9))
+    model, tokenizer = with_lora(r1, std=0.05)
+    rollouts, adv = rollouts_of(model, tokenizer), [1.0, -0.5, 0.3, 0.0, 0.7, -2.0]
+
+    def logp_of(rollout):
+        ids = torch.tensor([rollout.prompt_ids + rollout.ids])
+        return token_logp(model, ids, torch.arange(ids.shape[1])[None] >= len(rollout.prompt_ids), 1.0, 512)
+
+    old = [logp_of(rollout).detach() for rollout in rollouts]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for part in (range(3), range(3, 6)):
+        n_tokens = sum(len(rollouts[i].ids) for i in part)
+        losses = [policy_loss(logp_of(rollouts[i]), old[i], rollouts[i].logp, None, torch.tensor(adv[i]), [len(old[i])], n_tokens, Config())[0] for i in part]
+        optimizer.zero_grad()
+        sum(losses).backward()
+        optimizer.step()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert torch.allclose(p, got[name], atol=1e-6), name
+    whole, _ = weights_after(r1, Config(beta=0.0, grad_clip=1e9))
+    assert any(not torch.allclose(whole[n], got[n], atol=1e-4) for n in whole) and figures["skipped"] == 0
+
+
+def test_the_kl_of_a_token_far_away_is_clamped_and_its_largest_value_logged():
+    logp = torch.tensor([-1.0, -60.0], requires_grad=True)
+    loss, figures = policy_loss(logp, logp.detach(), logp.detach(), torch.tensor([-1.0, -1.0]), torch.zeros(2), [2], 1, Config(beta=1.0))
+    assert loss.item() == pytest.approx(10) and figures["kl_max"].max() > 1e8 and torch.isfinite(figures["kl_max"]).all()
+
+
 def test_only_the_lora_learns_and_the_reference_stays(r1, cfg):
     model, tokenizer = with_lora(r1, std=0.05)
     seen, _ = gradient_of(model, rollouts_of(model, tokenizer), torch.ones(6), Config(beta=0.0))
@@ -254,7 +296,7 @@ def test_a_round_writes_what_the_contract_names_and_the_next_one_goes_on_from_it
     assert [c["step"] for c in selection["checkpoints"]] == [1, 2, 3] and selection["selected"] == str(folder / f"step{selection['step']:04d}")
     assert (folder / "selected").read_text().strip() == selection["selected"]
     # the saved options are a valid --config
-    assert parse(Config, args=["--config", str(folder / "config.yaml")]) == cfg
+    assert parse(Config, args=["--config", str(folder / "config.yaml")]) == dataclasses.replace(cfg, **prompt_texts(cfg))
     # again: done, and nothing is touched
     before = (folder / "log.csv").stat().st_mtime_ns
     train_prune.main(cfg)
@@ -311,7 +353,7 @@ def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
     model.lm_head.weight.data.mul_(10)
     model.save_pretrained(tmp_path / "sharp")
     monkeypatch.setattr(length_rewards, "by_name", lambda name, options, rows: share_of_low_tokens)
-    train_prune.main(dataclasses.replace(cfg, model=str(tmp_path / "sharp"), steps=8, checkpoint_every=8, group=16, lr=1e-2, beta=0.0, cap=32))
+    train_prune.main(dataclasses.replace(cfg, model=str(tmp_path / "sharp"), steps=8, checkpoint_every=8, group=16, lr=1e-2, beta=0.0, cap=32, prompt_cap=48))
     rows = table(tmp_path / "round")
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2
 
@@ -536,7 +578,7 @@ def test_memory_that_runs_out_in_the_update_leaves_the_gradient(r1, monkeypatch,
     adv = torch.tensor([1.0, -0.5, 0.3, 0.4, 0.2, -2.0])
     budget = 2 * max(len(r.prompt_ids) + len(r.ids) for r in rollouts)
     wanted, stats = gradient_of(model, rollouts, adv, Config(beta=0.1, tokens_per_micro_batch=budget))
-    monkeypatch.setattr(train_prune, "token_logp", at_call(token_logp, call, no_memory))
+    monkeypatch.setattr(grpo, "token_logp", at_call(token_logp, call, no_memory))
     cfg = Config(beta=0.1, tokens_per_micro_batch=budget)
     got, again = gradient_of(model, rollouts, adv, cfg)
     assert again["tokens"] <= budget // 2 and "out of memory" in capsys.readouterr().out
@@ -551,8 +593,8 @@ def test_memory_that_runs_out_in_the_second_pass_leaves_the_weights(r1, monkeypa
         model, tokenizer = with_lora(r1, std=0.05)
         rollouts = rollouts_of(model, tokenizer)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        monkeypatch.setattr(train_prune, "token_logp", at_call(token_logp, 2 if fault else 0, no_memory))
-        update_policy(model, optimizer, rollouts, torch.linspace(-1, 1, 6).tolist(), Config(beta=0.0, updates_per_batch=2), 10**6)
+        monkeypatch.setattr(grpo, "token_logp", at_call(token_logp, 2 if fault else 0, no_memory))
+        update_policy(model, optimizer, rollouts, torch.linspace(-1, 1, 6).tolist(), Config(beta=0.0, passes=2), 10**6)
         return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     wanted, got = weights_after(False), weights_after(True)
@@ -561,7 +603,7 @@ def test_memory_that_runs_out_in_the_second_pass_leaves_the_weights(r1, monkeypa
 
 def test_one_sequence_that_does_not_fit_says_what_to_lower(r1, monkeypatch, capsys):
     model, tokenizer = with_lora(r1)
-    monkeypatch.setattr(train_prune, "token_logp", lambda *a: no_memory())
+    monkeypatch.setattr(grpo, "token_logp", lambda *a: no_memory())
     with pytest.raises(SystemExit) as stop:
         gradient_of(model, rollouts_of(model, tokenizer), torch.ones(6), Config(beta=0.0))
     error = capsys.readouterr().err.strip()
@@ -604,6 +646,13 @@ def test_another_error_than_memory_is_not_tried_again(r1, monkeypatch):
     with pytest.raises(IndexError):
         Sampler(model, tokenizer, Options(rollout_weights="live")).sample([[5]], cap=9)
     assert len(calls) == 1
+
+
+def test_logits_that_are_nan_end_the_sampling_with_a_line(r1):
+    model, tokenizer = with_lora(r1)
+    model.get_base_model().model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(files.OptionError, match="NaN"):
+        sampled(model.get_base_model(), tokenizer, [[5, 6]], cap=4)
 
 
 # ---------------------------------------------------------------------------------------- untrusted files

@@ -1,0 +1,207 @@
+"""The mathematics of a GRPO step: advantages, the clipped loss with its KL, the update. Yours to edit.
+
+    python train_prune.py --config config/toy.yaml --advantage batch --clip_high 0.28 --out_dir out/round1
+
+`cfg` is `train_prune.Config` throughout. In reading order: `advantages` (rewards in, weights of the rollouts out),
+`policy_loss` (log-probs in, loss and figures for the log out), and from the bottom up the update: `micro_step` (a few
+rollouts forward and backward), `add_gradient` (all of them), `update_policy` (the optimizer's steps of one batch).
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine.files import die, fail
+from engine.memory import micro_batches, until_it_fits
+from engine.policy import start_of_round, token_logp
+from sample import Rollout
+
+
+def advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
+    """Rewards (P, G) -> advantages (P, G): centred within the group, then scaled. Yours to edit.
+
+    >>> advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "center").tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
+    >>> advantages(torch.full((1, 8), 0.7), "group").abs().max().item()
+    0.0
+
+    Source: GRPO (arXiv:2402.03300) for "group", DLER (arXiv:2510.15110) for "batch", Dr. GRPO for "center".
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    # The mean of equal numbers can be one rounding off, which the division would blow up to 0.1.
+    centred[(rewards == rewards[:, :1]).all(dim=1)] = 0.0
+    if scale == "group":
+        return centred / (rewards.std(dim=1, keepdim=True) + 1e-6)
+    if scale == "batch":
+        return centred / (centred.std() + 1e-6)
+    return centred
+
+
+def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int], n_tokens: int, cfg):
+    """Clipped policy-gradient loss plus KL, summed over some of a batch's sequences. Yours to edit.
+
+    Args:
+        logp: (N,) log-probs of the response tokens under the policy now, sequence after sequence, with gradient.
+        old_logp: (N,) under the trainer's weights before the first update of this batch.
+        sampler_logp: (N,) as recorded when the token was sampled.
+        ref_logp: (N,) under the round's start, or None for no KL.
+        adv: (N,) advantage of the token's rollout.
+        lengths: Response tokens of each sequence: `logp.split(lengths)` are the sequences.
+        n_tokens: Response tokens of the WHOLE batch: splitting it differently changes nothing.
+
+    Returns:
+        (loss, figures): figures are (N,) each, by name. The step's log gets their mean over the batch's tokens, or the
+        largest where the name ends in _max; a new one needs no other line anywhere.
+
+    Source: PPO clip; truncated importance sampling as in "Your efficient RL framework secretly brings you
+    off-policy RL training" (Yao et al. 2025); k3 from Schulman, "Approximating KL divergence".
+    """
+    ratio = (logp - old_logp).exp()                                              # (N,)
+    clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)                   # (N,)
+    # The sampler's weights are rounded differently (merged, bf16): correct for it, truncated against outliers.
+    weight = (old_logp - sampler_logp).exp().clamp(max=cfg.importance_cap)       # (N,)
+    loss = -(weight * torch.minimum(ratio * adv, clipped * adv)).sum() / n_tokens
+    gap = (old_logp - sampler_logp).abs()                                        # (N,)
+    figures = {"clipped": ratio * adv > clipped * adv, "weight_mean": weight, "weight_max": weight}
+    figures |= {"logp_gap": gap, "logp_gap_max": gap}
+    if ref_logp is not None:
+        # k3 is at least 0, and 0 only where both agree; it is added: more KL, more loss. Clamped as the authors and
+        # verl do: one token far from the reference would otherwise drown all others.
+        apart = (ref_logp - logp).clamp(-20, 20)                                 # (N,)
+        k3 = apart.exp() - apart - 1                                             # (N,)
+        loss = loss + cfg.beta * k3.clamp(max=10).sum() / n_tokens
+        figures |= {"kl": k3, "kl_max": k3}
+    return loss, figures
+
+
+# ---------------------------------------------------------------------------------------- the update
+
+
+@dataclass
+class Item:
+    """One rollout as the update sees it."""
+
+    rollout: Rollout
+    advantage: float
+    old_logp: torch.Tensor | None = None
+    """(tokens,) under the trainer's weights before the first update of the batch."""
+    ref_logp: torch.Tensor | None = None
+    """(tokens,) under the round's start, where there is a KL."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and response."""
+        return len(self.rollout.prompt_ids) + len(self.rollout.ids)
+
+
+def micro_step(policy, items: list[Item], n_tokens: int, cfg):
+    """Adds the gradient of a few rollouts to what is there; returns (loss, figures) as `policy_loss` does.
+
+    Items without old and reference log-probs get them: the weights are those before the batch's first update.
+
+    Args:
+        n_tokens: Response tokens of the whole batch; 0 only fills in the log-probs, without a gradient.
+    """
+    device = next(policy.parameters()).device
+    width, lengths = max(item.length for item in items), [len(item.rollout.ids) for item in items]
+    ids = torch.zeros(len(items), width, dtype=torch.long)                       # (B, T)
+    mask = torch.zeros(len(items), width, dtype=torch.bool)                      # (B, T), True on response tokens
+    for row, item in enumerate(items):
+        ids[row, : item.length] = torch.tensor(item.rollout.prompt_ids + item.rollout.ids)
+        mask[row, len(item.rollout.prompt_ids) : item.length] = True
+    ids, mask = ids.to(device), mask.to(device)
+    sampler_logp = torch.cat([item.rollout.logp for item in items]).to(device)   # (N,)
+    adv = torch.tensor([item.advantage for item in items], device=device)        # (B,)
+    adv = adv.repeat_interleave(torch.tensor(lengths, device=device))            # (N,)
+    first = any(item.old_logp is None for item in items)
+    bf16 = device.type == "cuda" and policy.get_base_model().dtype == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        if first and cfg.beta > 0:
+            with torch.no_grad(), start_of_round(policy):
+                start_logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)
+            for item, part in zip(items, start_logp.split(lengths)):
+                item.ref_logp = part
+        with torch.set_grad_enabled(n_tokens > 0):
+            logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)  # (N,)
+    if first:
+        for item, part in zip(items, logp.detach().split(lengths)):
+            item.old_logp = part
+    if not n_tokens:
+        return 0.0, {}
+    old_logp = torch.cat([item.old_logp for item in items])                      # (N,)
+    ref_logp = torch.cat([item.ref_logp for item in items]) if cfg.beta > 0 else None
+    loss, figures = policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths, n_tokens, cfg)
+    loss.backward()
+    return loss.item(), figures
+
+
+def add_gradient(policy, items: list[Item], n_tokens: int, cfg, tokens: int) -> dict[str, float]:
+    """The gradient of some items, from nothing; returns the loss and the means of `policy_loss`'s figures.
+
+    Args:
+        n_tokens: See `micro_step`.
+        tokens: Padded tokens per backward pass, at most; at least one rollout goes through.
+    """
+    policy.zero_grad(set_to_none=True)
+    total = sum(len(item.rollout.ids) for item in items)
+    result = {"loss": 0.0}
+    for batch in micro_batches([item.length for item in items], tokens):
+        loss, figures = micro_step(policy, [items[i] for i in batch], n_tokens, cfg)
+        result["loss"] += loss
+        for name, values in figures.items():
+            if name.endswith("_max"):
+                result[name] = max(result.get(name, 0.0), values.max().item())
+            else:
+                result[name] = result.get(name, 0.0) + values.float().sum().item() / total
+    return result
+
+
+def update_policy(
+    policy, optimizer, rollouts: list[Rollout], adv: list[float], cfg, tokens: int,
+    stoppable: Callable = contextlib.nullcontext,
+) -> tuple[dict[str, float], int]:  # fmt: skip
+    """Optimizer steps on one batch; returns (figures of the last one, tokens a micro-batch that fitted).
+
+    Where memory runs out, a gradient begins again with half the tokens a micro-batch, and comes out the same.
+
+    Args:
+        adv: Advantage of each rollout.
+        tokens: Padded tokens per backward pass to begin with.
+        stoppable: Context in which a stop signal may be raised: until the weights change for the first time.
+    """
+    size = len(rollouts) // cfg.updates_per_batch
+    parts = [slice(i, i + size) for i in range(0, len(rollouts), size)]
+    # Without KL a rollout of advantage 0 has no gradient: it counts in n_tokens and is not computed.
+    every = [Item(r, a) if a != 0 or cfg.beta > 0 else None for r, a in zip(rollouts, adv)]
+    updates = [([item for item in every[part] if item], sum(len(r.ids) for r in rollouts[part])) for part in parts]
+    updates = [(items, n_tokens) for items, n_tokens in updates if items] * cfg.passes
+    if len(updates) > cfg.passes:  # the weights change before the later parts are seen: their old log-probs come first
+        updates.insert(0, ([item for item in every if item], 0))
+    figures, skipped = {"loss": 0.0, "grad": 0.0}, 0
+    changed = False
+    for items, n_tokens in updates:
+        longest = max(item.length for item in items)
+        largest = min(tokens, longest * len(items))
+        how = "lower --cap or --head_chunk, or take --gradient_checkpointing true or --load_4bit true"
+        with contextlib.nullcontext() if changed else stoppable():
+            found, fitted = until_it_fits(
+                functools.partial(add_gradient, policy, items, n_tokens, cfg),
+                largest, longest, "--tokens_per_micro_batch", f"in the update at {longest} tokens: {how}",
+                stop=fail if changed else die,  # later the weights are no longer those of a whole step: nothing to save
+            )  # fmt: skip
+        tokens = tokens if fitted == largest else fitted
+        if not n_tokens:
+            continue
+        parameters = [p for p in policy.parameters() if p.requires_grad]
+        figures = found | {"grad": torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()}
+        if math.isfinite(figures["grad"]) and math.isfinite(figures["loss"]):
+            optimizer.step()
+            changed = True
+        else:
+            skipped += 1
+    policy.zero_grad(set_to_none=True)
+    return figures | {"skipped": float(skipped)}, tokens

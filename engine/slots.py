@@ -166,7 +166,7 @@ def rms_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def can_unroll(model) -> bool:
-    """Whether `decode_layers` computes this model: Qwen2, Qwen3 and Llama, unless their RoPE changes with the length."""
+    """Whether `decode_layers` computes this model: Qwen2, Qwen3, Llama, unless their RoPE changes with the length."""
     from transformers import LlamaModel, Qwen2Model, Qwen3Model
 
     decoder = model.get_decoder()

@@ -59,7 +59,7 @@ def check_report(model, report: dict, name: str) -> None:
         parts = key.split(".")
         parent = next(p for p in (".".join(parts[:n]) for n in range(len(parts), -1, -1)) if p in modules)
         if any(part.isdigit() for part in parent.split(".")) or not list(modules[parent].children()):
-            die(f"--model {name}: model.safetensors holds {key}, which a {model.config.model_type} model does not have: "
+            die(f"--model {name}: model.safetensors holds {key}, which a {model.config.model_type} model has not: "
                 f"the weights are quantised, or of another model")  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def check_lora(adapter: str) -> None:
         die(f"adapter {adapter} is of the kind {kind}, only LORA is supported")
     default |= {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
     for key, value in found.items():
-        if key not in LORA and value and value != default.get(key) and (key, value) != ("init_lora_weights", "gaussian"):
+        if value and value != default.get(key) and key not in LORA and (key, value) != ("init_lora_weights", "gaussian"):
             die(f"adapter {adapter} has {key} {json.dumps(value)[:60]}, which is not supported: {path}")
 
 

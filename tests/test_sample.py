@@ -10,7 +10,7 @@ import transformers
 
 import sample
 from conftest import sampled
-from engine import policy, rows, slots
+from engine import policy, rows, slots, supported
 from engine.files import Options
 from engine.policy import fingerprint, full_weight, load_policy, load_tokenizer, merged_copy, pick_device, refresh_copy
 from engine.slots import pick_token
@@ -52,7 +52,7 @@ def plain_logp(model, rollout, temperature=1.0):
 
 
 def test_doctests():
-    assert sum(doctest.testmod(module).failed for module in (sample, policy, rows, slots)) == 0
+    assert sum(doctest.testmod(module).failed for module in (sample, policy, rows, slots, supported)) == 0
 
 
 def test_greedy_rollouts_are_those_of_generate(model, prompts):

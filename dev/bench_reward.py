@@ -73,7 +73,7 @@ class Bench:
 
 def without_short_cuts(bench: Bench, pairs: list[tuple[str, str]]) -> None:
     """Compares every (answer, gold) as formulas in this process: no short cut, no cache, no worker."""
-    plain = [(grader._tidy(answer), grader._tidy(gold)) for answer, gold in pairs]
+    plain = [(grader.tidy(answer), grader.tidy(gold)) for answer, gold in pairs]
     grader.symbolic("x+1", "1+x")  # not counted: its imports
     cpu, wall = cpu_seconds(), time.monotonic()
     right = sum(grader.symbolic(answer, gold) for answer, gold in plain)

@@ -29,11 +29,13 @@ import torch
 from tqdm import tqdm
 
 from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl
+from engine.guard import compare
 from engine.memory import choose_rows, until_it_fits
 from engine.policy import load_policy, refresh_copy, rollout_model
 from engine.problems import load_problems
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, evaluating, graphed
+from engine.supported import longest_exact
 from engine.templates import chat_text
 
 # --- yours to edit: what the model is told, where --system and --instruction leave it to this file. {cap} becomes the
@@ -133,13 +135,13 @@ def compare_prompt(options: Options, adapter: str) -> None:
 
 
 def check_context(config, source: str, problems: list[dict], prompts: list[list[int]], cap: int) -> None:
-    """Exits with status 2 where the longest prompt and `cap` exceed the model's context."""
-    context = getattr(config, "max_position_embeddings", None) or 2**62
+    """Exits with status 2 where the longest prompt and `cap` exceed what the sampler decodes as the model would."""
+    limit, why = longest_exact(config)
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-    if len(prompts[longest]) + cap > context:
+    if len(prompts[longest]) + cap > limit:
         name, size = problems[longest]["id"], len(prompts[longest])
         die(f"{source}: the prompt of problem {name} has {size} tokens, which with a cap of {cap} exceeds the model's "
-            f"context of {context}; take a lower cap, or drop the problem")  # fmt: skip
+            f"{why} of {limit}; take a lower cap, or drop the problem")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------- the decode loop
@@ -156,6 +158,8 @@ class Sampler:
         end_ids: Tokens that end a response; by default those of the tokenizer and of the model's generation config.
 
     `tokens` and `seconds` add up what was decoded, and how long that took.
+
+    Exits with status 2 where it would decode another model than the policy's own forward is (`guard.compare`).
     """
 
     def __init__(
@@ -175,6 +179,7 @@ class Sampler:
         ends = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
         self.ends = set(ends if end_ids is None else end_ids)
         self.tokens, self.seconds = 0, 0.0
+        compare(policy, self.model, options)
 
     def refresh(self) -> None:
         """Brings the merged copy up to date with the policy; nothing to do for live weights."""
@@ -206,8 +211,8 @@ class Sampler:
             on_token: Called with (rollout, token) for every token as it is sampled.
 
         Raises:
-            OptionError: An option outside its range, an empty prompt, prompt + cap beyond the model's context, or a
-                model with sliding-window layers.
+            OptionError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context, its
+                sliding window or the short length of its longrope.
 
         Exits with status 2 and the options to lower where memory runs out on a single row.
         """

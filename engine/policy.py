@@ -16,12 +16,15 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 
-from engine.files import Options, damage, die, explained, read_json
+from engine.files import Options, damage, die, explained, note, read_json
 from engine.memory import memory_plan
+from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a missing optional CPU kernel at import
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters of its warnings stops a run here, with a line
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)  # peft calls the old name
+warnings.filterwarnings("ignore", "`torch.jit.script_method`", DeprecationWarning)  # torch itself does, when imported
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")  # files of ours that make an adapter
 
@@ -43,7 +46,7 @@ def pick_device(name: str) -> torch.device:
 def load_base(options: Options):
     """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model."""
     import transformers
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = pick_device(options.device)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
@@ -54,20 +57,22 @@ def load_base(options: Options):
     transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
     try:
         with explained(f"--model {options.model}: config.json or model.safetensors cannot be loaded"):
+            config = AutoConfig.from_pretrained(options.model, trust_remote_code=False)
+            check_config(config, options)
+            stored = getattr(config, "quantization_config", None)  # in 4 bits already; None would hide that
+            quantised = {"quantization_config": nf4} if options.load_4bit and not stored else {}
             model, report = AutoModelForCausalLM.from_pretrained(
                 options.model,
                 dtype=dtype,
                 device_map={"": device},
-                quantization_config=nf4 if options.load_4bit else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **quantised,
             )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-    # Without a look at the report, weights that the files lack would be random numbers, with a warning.
-    if lacking := sorted({*report["missing_keys"], *report.get("mismatched_keys", ())}, key=str):
-        die(f"--model {options.model}: config.json names weights that model.safetensors lacks, as {lacking[0]}")
+    check_report(model, report, options.model)
     for module in model.modules():
         # On CPUs with AVX512-BF16, bitsandbytes re-packs a weight in place at its first forward in eval
         # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
@@ -110,8 +115,10 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-                if reference:
-                    model.load_adapter(reference, "reference", is_trainable=False)
+                loaded = model.load_adapter(reference, "reference", is_trainable=False) if reference else None
+        check_loaded(model, "default", adapter)
+        if reference:
+            check_loaded(model, "reference", reference, loaded.missing_keys)
     return model, tokenizer
 
 
@@ -130,6 +137,8 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
 
         lora = LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         policy = get_peft_model(policy, lora)
+    if dropped := drop_dropout(policy):
+        note(f"trained without dropout, as rollouts are sampled without it ({', '.join(dropped)})")
     return policy.train(), tokenizer
 
 
@@ -164,7 +173,7 @@ def check_adapter(adapter: str) -> None:
         die(f"adapter {adapter} is damaged: {wrong}")
     if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
         die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
-    read_json(os.path.join(adapter, "adapter_config.json"))
+    check_lora(adapter)
 
 
 def fingerprint(model) -> str:
@@ -195,7 +204,7 @@ def check_base(adapter: str, model, name: str) -> None:
 
 
 def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """(n, H) states -> (n, V) float32 logits, for sampler and trainer alike.
+    """(n, H) states -> (n, V) float32 products with the head; `model_logits` makes the model's logits of them.
 
     Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
     On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
@@ -203,6 +212,21 @@ def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
         return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
     return head(hidden).float()
+
+
+def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:
+    """(n, H) states -> (n, V) float32 logits as the model's own forward has them, for sampler and trainer alike.
+
+    Some families scale or cap what comes out of the head. `guard` refuses one that does something else to it.
+    """
+    logits, config = float_logits(model.get_output_embeddings(), hidden), model.config
+    if scale := getattr(config, "logit_scale", None):                            # Cohere
+        logits = logits * scale
+    if scale := getattr(config, "logits_scaling", None):                         # Granite
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):                  # Gemma
+        logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int) -> torch.Tensor:
@@ -217,13 +241,12 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
         (mask.sum(),) float32, with gradient where the model has one.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.
     states, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]       # (N, H), (N,)
 
     def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        logits = float_logits(head, x) / temperature                             # (chunk, V)
+        logits = model_logits(base, x) / temperature                             # (chunk, V)
         return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
@@ -243,7 +266,7 @@ def full_weight(layer: torch.nn.Module) -> torch.Tensor:
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
     if linear is not layer and not layer.disable_adapters:
-        for name in layer.active_adapters:
+        for name in (n for n in layer.active_adapters if n in layer.scaling):  # not every adapter is on every layer
             weight = weight.float() + layer.get_delta_weight(name).float()
     return weight.detach()
 
@@ -296,6 +319,9 @@ def rollout_model(policy, options: Options, tokens_per_row: int):
         weights = "merged"
         if base.device.type == "cuda":
             weights = memory_plan(base, options, tokens_per_row).weights
+    if weights == "merged" and (why := inexact_copy(policy)):
+        note(f"rollouts come from live weights: a merged copy would not be exact ({why})")
+        weights = "live"
     return merged_copy(policy) if weights == "merged" else base
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from engine.files import OptionError
-from engine.policy import float_logits
+from engine.policy import model_logits
 from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, pick_token, rope_table
+from engine.supported import longest_exact
 
 
 @dataclass
@@ -33,20 +34,18 @@ class Requests:
 
     def check(self, config) -> None:
         """Raises OptionError for what this model, by its config, cannot answer."""
-        context = getattr(config, "max_position_embeddings", None) or 2**62
+        limit, why = longest_exact(config)
         if self.samples < 1 or len(self.caps) != len(self) or any(cap < 1 for cap in self.caps):
             raise OptionError("samples and cap must be at least 1, and a list of caps needs one for each rollout")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise OptionError(f"temperature {self.temperature} must be at least 0 and top_p {self.top_p} in (0, 1]")
         if len(self) and min(len(p) for p in self.prompts) == 0:
             raise OptionError("a prompt is empty")
-        if len(self) and self.longest + max(self.caps) > context:
+        if len(self) and self.longest + max(self.caps) > limit:
             raise OptionError(
                 f"the longest prompt ({self.longest} tokens) and the cap ({max(self.caps)}) exceed the model's "
-                f"context of {context}; lower the cap or drop the prompt"
+                f"{why} of {limit}; lower the cap or drop the prompt"
             )
-        if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
-            raise OptionError("the model has layers without full attention (sliding window?), which this cannot decode")
 
     def uniform(self, k: int) -> torch.Tensor:
         """(cap,) random numbers of request k: a function of seed and k alone."""
@@ -64,7 +63,7 @@ class Rows:
 
     def __init__(self, model, size: int, requests: Requests, ends: Sequence[int]):
         device, longest = model.device, max(requests.caps)
-        self.model, self.head = model, model.get_output_embeddings()
+        self.model = model
         self.slots = SlotCache(model, size, requests.longest + longest, can_varlen(model))
         self.rope = rope_table(model.get_decoder(), self.slots.width, self.slots.keys[0]) if can_unroll(model) else None
         self.temperature, self.top_p = requests.temperature, requests.top_p
@@ -91,7 +90,7 @@ class Rows:
             hidden = decode_layers(self.model.get_decoder(), self.slots, self.token[:n], self.rope)  # (n, H)
         else:
             hidden = own_forward(self.model, self.slots, self.token[:n])
-        logits = float_logits(self.head, hidden)                                 # (n, V)
+        logits = model_logits(self.model, hidden)                                # (n, V)
         place = (self.slots.index[:n], self.count[:n])
         u = self.uniform[place][:, None]                                         # (n, 1)
         self.token[:n], self.logp[place] = pick_token(logits, u, self.temperature, self.top_p)

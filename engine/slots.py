@@ -1,7 +1,7 @@
 """What a decode step is made of: a KV cache of slots, attention over it, unrolled layers, CUDA graphs, the drawn token.
 
 sample.py's loop owns the rows; this is what makes one step of them fast. In reading order: `SlotCache` (keys and
-values of each row, and two ways to attend to them), `decode_layers` (Qwen2 and Llama written out) or `own_forward`
+values of each row, and two ways to attend to them), `decode_layers` (Qwen2, Qwen3, Llama written out) or `own_forward`
 (any other model), `pick_token`, `graphed` (a step as one CUDA graph), `Prefill` (each prompt is run once).
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from engine.files import first_line
+from engine.files import OptionError, first_line
 from engine.memory import head_dim, out_of_memory
 
 
@@ -104,7 +104,16 @@ class SlotCache:
 
 
 def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, scaling=None, **kwargs):
-    """Attention function of `transformers` while rollouts are decoded; the cache came out of its `update`."""
+    """Attention function of `transformers` while rollouts are decoded; the cache came out of its `update`.
+
+    Raises:
+        OptionError: The layer's attention is not a plain one over all the tokens of a row.
+    """
+    if (window := kwargs.get("sliding_window")) and window < cache.width:
+        raise OptionError(f"the model has a sliding window of {window}, and rows of {cache.width} tokens are needed")
+    for name in ("softcap", "s_aux"):  # a cap on the scores, attention sinks
+        if kwargs.get(name) is not None:
+            raise OptionError(f"the model's attention has {name}, which the sampler's has not")
     return cache.attend(layer, query, scaling), None
 
 
@@ -157,10 +166,13 @@ def rms_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def can_unroll(model) -> bool:
-    """Whether `decode_layers` computes this model: Qwen2 and Llama, unless their RoPE changes with the length."""
+    """Whether `decode_layers` computes this model: Qwen2, Qwen3, Llama, unless their RoPE changes with the length."""
+    from transformers import LlamaModel, Qwen2Model, Qwen3Model
+
+    decoder = model.get_decoder()
+    known = type(decoder) in (LlamaModel, Qwen2Model, Qwen3Model)  # itself: what a subclass changes, nobody knows
     norms = {p.dtype for name, p in model.named_parameters() if "norm" in name}
-    known = model.config.model_type in ("qwen2", "llama") and norms == {model.dtype}
-    return known and model.get_decoder().rotary_emb.rope_type in ("default", "linear", "llama3", "yarn")
+    return known and norms == {model.dtype} and decoder.rotary_emb.rope_type in ("default", "linear", "llama3", "yarn")
 
 
 def rope_table(decoder, width: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +183,7 @@ def rope_table(decoder, width: int, like: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]):
-    """One token a row through a Qwen2 or Llama decoder: what its own forward computes, in fewer operations.
+    """One token a row through a Qwen2, Qwen3 or Llama decoder: what its own forward computes, in fewer operations.
 
     One token is little work, so starting an operation takes as long as running it. Here a norm is one operation and
     query and key turn together. Edit a layer here and rollouts no longer come from the model that is trained.
@@ -184,12 +196,16 @@ def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[to
         (n, H) states before the head.
     """
     position, split = slots.length[: len(token)], decoder.config.num_attention_heads
+    qk_norm = hasattr(decoder.layers[0].self_attn, "q_norm")                     # Qwen3
     cos, sin = (table[position, None] for table in rope)                         # (n, 1, dim)
     hidden = decoder.embed_tokens(token)                                         # (n, H)
     for i, layer in enumerate(decoder.layers):
         attention, x = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
         both = torch.cat([attention.q_proj(x), attention.k_proj(x)], 1)          # query and key turn together
         both = both.view(len(token), -1, slots.dim)                              # (n, heads + KV heads, dim)
+        if qk_norm:
+            both = [rms_norm(attention.q_norm, both[:, :split]), rms_norm(attention.k_norm, both[:, split:])]
+            both = torch.cat(both, 1)
         both = both * cos + both.roll(slots.dim // 2, -1) * sin
         value = attention.v_proj(x).view(len(token), -1, 1, slots.dim)
         slots.update(both[:, split:, None], value, i)

@@ -10,7 +10,7 @@ import transformers
 
 import sample
 from conftest import sampled
-from engine import policy, rows, slots
+from engine import policy, rows, slots, supported
 from engine.files import Options
 from engine.policy import fingerprint, full_weight, load_policy, load_tokenizer, merged_copy, pick_device, refresh_copy
 from engine.slots import pick_token
@@ -52,7 +52,7 @@ def plain_logp(model, rollout, temperature=1.0):
 
 
 def test_doctests():
-    assert sum(doctest.testmod(module).failed for module in (sample, policy, rows, slots)) == 0
+    assert sum(doctest.testmod(module).failed for module in (sample, policy, rows, slots, supported)) == 0
 
 
 def test_greedy_rollouts_are_those_of_generate(model, prompts):
@@ -120,7 +120,9 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 
 
-@pytest.mark.parametrize("kind, more", [("qwen2", {}), ("llama", {}), ("llama", {"rope_parameters": YARN})])
+@pytest.mark.parametrize(
+    "kind, more", [("qwen2", {}), ("llama", {}), ("llama", {"rope_parameters": YARN}), ("qwen3", {"head_dim": 16})]
+)
 def test_the_unrolled_layers_are_the_models_own_forward(model, prompts, monkeypatch, kind, more):
     other, (_, tokenizer) = random_model(kind, **more), model
     assert slots.can_unroll(other)
@@ -131,7 +133,7 @@ def test_the_unrolled_layers_are_the_models_own_forward(model, prompts, monkeypa
     assert all(torch.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(unrolled, whole))
 
 
-@pytest.mark.parametrize("kind, more", [("qwen3", {"head_dim": 16}), ("llama", {"rope_parameters": DYNAMIC})])
+@pytest.mark.parametrize("kind, more", [("mistral", {}), ("llama", {"rope_parameters": DYNAMIC})])
 def test_layers_of_another_kind_are_not_unrolled(model, prompts, kind, more):
     other, (_, tokenizer) = random_model(kind, **more), model
     assert not slots.can_unroll(other)
@@ -159,11 +161,11 @@ def test_attention_and_mode_of_the_model_are_given_back_also_after_an_error(mode
     model.eval()
 
 
-def test_sliding_window_layers_are_refused(model, prompts, monkeypatch):
-    model, tokenizer = model
-    monkeypatch.setattr(model.config, "layer_types", ["full_attention", "sliding_attention"])
-    with pytest.raises(ValueError, match="sliding window"):
-        sampled(model, tokenizer, prompts, cap=5)
+def test_what_does_not_fit_a_sliding_window_is_refused(model, prompts):
+    other, (_, tokenizer) = random_model("mistral", sliding_window=75), model
+    assert sampled(other, tokenizer, prompts, cap=5)  # 70 + 5 tokens
+    with pytest.raises(ValueError, match="sliding window of 75"):
+        sampled(other, tokenizer, prompts, cap=6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

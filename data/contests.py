@@ -25,9 +25,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jsonargparse import auto_cli, set_parsing_settings
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from engine.files import die, run  # noqa: E402
 from engine.hub import hub_answers  # noqa: E402
 from engine.problems import answer_text, pick, problem_text  # noqa: E402
 
@@ -134,11 +133,6 @@ def clean(train: list[dict], held_out: dict[str, list[dict]]) -> tuple[list[dict
 
 # ---------------------------------------------------------------- one source -> rows
 
-def stop(message: str):
-    print("contests.py: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
-
-
 def to_problems(source: Source, rows) -> list[dict]:
     """Our rows, in order. Exits if one has no problem or no answer."""
     column, pattern = source.where or (None, "")
@@ -153,14 +147,14 @@ def to_problems(source: Source, rows) -> list[dict]:
         for what, text, path in (("problem", problem, source.problem),
                                  ("answer", answer, source.answer)):
             if not text:
-                stop(f"{source.name} ({source.hub}): row {number}{chosen} has no {what} in column "
+                die(f"{source.name} ({source.hub}): row {number}{chosen} has no {what} in column "
                      f"{path!r}; its columns: {', '.join(row)}. Mend the row, or the column's name "
                      "in SOURCES.")
         key = number if source.id is None else row.get(source.id, number)
         problems.append({"id": f"{source.name}-{key}", "problem": problem, "answer": answer} | {
             k: v for k, v in row.items() if k not in used | {"id"} and v is not None})
     if not problems:
-        stop(f"{source.name} ({source.hub}): no problem in its {n_rows} rows"
+        die(f"{source.name} ({source.hub}): no problem in its {n_rows} rows"
              + (f": none{chosen}." if chosen else "."))
     return problems
 
@@ -181,8 +175,8 @@ def load(source: Source, sources_dir: str | None):
         if isinstance(error, ConnectionError) and os.environ.get("HF_HUB_OFFLINE"):
             reason = "(it does not answer or is switched off, and the cache has no copy)"
         if local:
-            stop(f"{source.name}: cannot read {local[0]} {reason}.")
-        stop(f"{source.name}: cannot load {source.hub!r} from the hub {reason}. Without network: "
+            die(f"{source.name}: cannot read {local[0]} {reason}.")
+        die(f"{source.name}: cannot load {source.hub!r} from the hub {reason}. Without network: "
              f"--sources_dir FOLDER with {source.name}.jsonl or {source.name}.parquet in it, or "
              "HF_HUB_OFFLINE=1 with a filled cache; behind a mirror: HF_ENDPOINT=https://...")
     images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
@@ -196,14 +190,14 @@ def read_kept(path: Path) -> list[dict]:
             for number, line in enumerate(lines, 1):
                 rows.append({"problem": json.loads(line)["problem"] + ""})
     except (ValueError, KeyError, TypeError):
-        stop(f"{path}, line {number}: not a row with a problem; mend it or --overwrite true.")
+        die(f"{path}, line {number}: not a row with a problem; mend it or --overwrite true.")
     return rows
 
 
 def main(cfg: Config):
     out = Path(cfg.out_dir)
     if cfg.sources_dir and not Path(cfg.sources_dir).is_dir():
-        stop(f"--sources_dir {cfg.sources_dir} is not a folder.")
+        die(f"--sources_dir {cfg.sources_dir} is not a folder.")
 
     # ---- 1. read: nothing is written before every source has been read
     kept = {s.name for s in SOURCES if (out / f"{s.name}.jsonl").exists() and not cfg.overwrite}
@@ -231,7 +225,7 @@ def main(cfg: Config):
     files["train"], removed = clean(files["train"], held_out)
     counts = ", ".join(f"{n} {why}" for why, n in sorted(removed.items())) or "none"
     if "train" in kept and any(why.startswith("in ") for why in removed):
-        stop(f"{out}/train.jsonl, kept, shares problems with the held-out files ({counts}): "
+        die(f"{out}/train.jsonl, kept, shares problems with the held-out files ({counts}): "
              "--overwrite true writes it anew.")
     print(f"train: {len(files['train'])} of {n_read} problems stay; removed: {counts}")
 
@@ -246,9 +240,8 @@ def main(cfg: Config):
             path.replace(path.with_suffix(""))
             print(f"{path.with_suffix('')}: {len(rows)} problems")
     except OSError as error:
-        stop(f"--out_dir {out}: cannot write ({error}).")
+        die(f"--out_dir {out}: cannot write ({error}).")
 
 
 if __name__ == "__main__":
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the notes
-    main(auto_cli(Config, as_positional=False, allow_abbrev=False))
+    run(main, Config)

@@ -311,6 +311,9 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
 
 
 # ---------------------------------------------------------------- statistics (not in the recipe)
+from engine.files import die, one_line, parse  # noqa: E402 (below the recipe: these do not make the toy)
+
+
 def trace_stats(response: str, problem: str) -> dict:
     """Counts the checks of one response and says which answer stood when; any text is allowed.
 
@@ -373,7 +376,7 @@ def make(cfg: Config) -> None:
         why = ", ".join(changed) if old and changed else "other code" if old else "no recipe.json"
         if old.get("prompt", recipe["prompt"]) != recipe["prompt"]:
             why = "the prompt in sample.py has changed, and the toy only knows the words that it was taught with"
-        fail(f"--out_dir {out} was made otherwise ({why}): delete it or name another folder")
+        die(f"--out_dir {out} was made otherwise ({why}): delete it or name another folder")
 
     started, cpu_started = time.time(), time.process_time()
     splits = make_splits(cfg)
@@ -395,18 +398,11 @@ def make(cfg: Config) -> None:
           f"{recipe['seconds']} s ({recipe['cpu_seconds']} CPU s)")
 
 
-def fail(message: str) -> None:
-    print(message, file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
-    from jsonargparse import auto_cli, set_parsing_settings
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    if sys.argv[1:2] == ["stats"]:
-        for file in sys.argv[2:] or ["(none given)"]:
-            Path(file).is_file() or fail(f"stats: no such rollout file: {file}")
-        stats(sys.argv[2:])
-    else:
-        make(auto_cli(Config, return_instance=True, allow_abbrev=False))
+    with one_line():
+        if sys.argv[1:2] == ["stats"]:
+            for file in sys.argv[2:] or ["(none given)"]:
+                Path(file).is_file() or die(f"stats: no such rollout file: {file}")
+            stats(sys.argv[2:])
+        else:
+            make(parse(Config))

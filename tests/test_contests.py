@@ -139,7 +139,7 @@ def test_bad_rows_name_source_and_row_and_write_nothing(tmp_path, capsys, name, 
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and not (tmp_path / "out").exists()
     last = error.splitlines()[-1]                                   # after the progress bars
-    assert last.startswith(f"contests.py: {name} (") and said in last
+    assert last.startswith(f"error: {name} (") and said in last
 
 
 def test_no_network_is_one_line(tmp_path):
@@ -152,7 +152,7 @@ def test_no_network_is_one_line(tmp_path):
          "--sources_dir", folder], env=env, cwd=tmp_path, capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert "Traceback" not in done.stderr and last.startswith("contests.py: amc23: cannot load")
+    assert "Traceback" not in done.stderr and last.startswith("error: amc23: cannot load")
     for word in ("'math-ai/amc23'", "--sources_dir", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         assert word in last
 

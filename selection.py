@@ -81,7 +81,7 @@ def select(
     10
     """
     least, good = floor(reference, tolerance), candidates(results, reference, tolerance)
-    said = f"{len(good)} of {len(results)} checkpoints with pass@1 of at least {percent(least)}"
+    said = f"{len(good)} of {len(results)} checkpoints with pass@1 of at least {percent(max(0.0, least))}"
     said += f" (reference {shown(reference)})"
     if not good:
         return None, f"start kept: {said}"

@@ -311,6 +311,12 @@ def by_name(name: str, options: dict, rows: list[dict]) -> Callable[[list, list[
     own = [n for n in wanted if n not in ("texts", "ids")]
     if unknown := sorted(set(options) - set(own)):
         raise ValueError(f"--reward_options {unknown} unknown to {name}, which takes {own or 'none'}")
+    for key, value in options.items():
+        default = inspect.signature(REWARDS[name]).parameters[key].default
+        kind = (int, float) if isinstance(default, float) else type(default)
+        if default is not inspect.Parameter.empty and (not isinstance(value, kind) or isinstance(value, bool)):
+            wanted_kind = f"{type(default).__name__}, as {default!r}"
+            raise ValueError(f"--reward_options {key} is {value!r}: {name} takes {wanted_kind}")
     columns = [key for key in ("ref_tokens", "ref_accuracy") if key in wanted and key not in options]
     for key in columns:
         if any(row.get(key) is None for row in rows):

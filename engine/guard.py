@@ -30,23 +30,27 @@ def compare(policy, model, options) -> None:
     """
     name = f"--model {options.model} ({model.config.model_type})"
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        try:
-            with evaluating(model):
-                sequences, ours = decode_few(model)
-        except OptionError as error:
-            die(f"{name} cannot be decoded by this sampler: {error}")
-        except Exception as error:
-            if out_of_memory(error):
-                return  # said with what to lower when the sampling itself runs out
-            die(f"{name} cannot be decoded by this sampler: its layers do not take its cache ({first_line(error)})")
-        with evaluating(policy):
-            plain = torch.cat([own_logp(policy, ids, n) for ids, n in sequences])
-        if plain.isnan().any():
-            return  # the sampling itself will say so
-        found = {"in the model's own forward": plain}
-        if hasattr(policy, "get_base_model"):
-            found["in training"] = torch.cat([trained_logp(policy, ids, n) for ids, n in sequences])
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            try:
+                with evaluating(model):
+                    sequences, ours = decode_few(model)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                odd = "" if isinstance(error, OptionError) else "its layers do not take its cache: "
+                die(f"{name} cannot be decoded by this sampler: {odd}{first_line(error)}")
+            with evaluating(policy):
+                plain = torch.cat([own_logp(policy, ids, n) for ids, n in sequences])
+            found = {"in the model's own forward": plain}
+            if hasattr(policy, "get_base_model"):
+                found["in training"] = torch.cat([trained_logp(policy, ids, n) for ids, n in sequences])
+    except Exception as error:
+        if out_of_memory(error):
+            return  # said with what to lower when the sampling or the update itself runs out
+        raise
+    if plain.isnan().any():
+        return  # the sampling itself will say so
     exact, merged = model.dtype == torch.float32, getattr(policy, "get_base_model", lambda: policy)() is not model
     for where, theirs in found.items():
         gap = (torch.cat(ours) - theirs).abs()

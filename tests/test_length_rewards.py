@@ -112,7 +112,8 @@ def test_rewards_by_name():
     assert len(families.by_name("o1_pruner", {}, [row])(group, verdicts, 8, row)) == 3
 
 
-@pytest.mark.parametrize("name, options, word", [("nope", {}, "thinkprune, cosine"), ("kimi", {"wieght": 1}, "wieght"), ("thinkprune", {"a": 1}, "takes none")])
+@pytest.mark.parametrize("name, options, word", [("nope", {}, "thinkprune, cosine"), ("kimi", {"wieght": 1}, "wieght"), ("thinkprune", {"a": 1}, "takes none"),
+                                                 ("kimi", {"weight": "0.5"}, "takes float"), ("repetition", {"size": 2.5}, "takes int"), ("repetition", {"of": 3}, "takes str")])  # fmt: skip
 def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, word):
     with pytest.raises(ValueError, match=word):
         families.by_name(name, options, [])

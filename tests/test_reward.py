@@ -435,6 +435,14 @@ def test_no_bomb_hangs_raises_leaves_a_file_or_is_right(reward, bomb, tmp_path, 
     assert time.monotonic() - start < HANG and not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("atom", [". ", " .", ", ", ",.", ",", " ", "a ", "or ", "^ ", "{", "}a", "\\\\ ", "1", "1,", "1 ", r"\text{a"])
+def test_no_repeated_sign_keeps_the_trainer_waiting(reward, atom):
+    need(reward, "same_answer")                                   # this part runs before the worker, so without a deadline
+    for start in ("", "5 ", "(", r"\text{"):
+        with within(cpu_seconds=5):
+            assert reward.same_answer(start + atom * (1900 // len(atom)) + "#5", "5") is False
+
+
 def test_every_decided_hostile_output(reward, shared_rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wrong = []

@@ -24,8 +24,8 @@ _SYNONYMS = {command: new for commands, new in [
     ("dfrac tfrac cfrac", r"\frac"), ("dbinom tbinom", r"\binom"), ("bar dot", r"\overline"), ("quad qquad", " "),
     ("leq leqslant leqq", r"\le"), ("geq geqslant geqq", r"\ge"), ("neq", r"\ne"), ("lt", "<"), ("gt", ">"),
     ("vert lvert rvert mid", "|"), ("ldots cdots dotsc dotsb", r"\dots"), ("varnothing", r"\emptyset"), ("colon", ":"),
-    ("lfloor", r"\floor("), ("lceil", r"\ceil("), ("rfloor rceil", ")"), ("degree", r"^\circ"), ("lbrace", r"\{"),
-    ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
+    ("lfloor", r"\floor("), ("lceil", r"\ceil("), ("langle", r"\langle("), ("rfloor rceil rangle", ")"),
+    ("degree", r"^\circ"), ("lbrace", r"\{"), ("rbrace", r"\}"), ("ast", "*"), ("R", r"\mathbb{R}")]
     for command in commands.split()}
 _CURRENCY = r"\\(\$|euro|pounds|yen)(?![A-Za-z]) ?"
 
@@ -66,7 +66,7 @@ RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"\\sqrt ?\(([^()]*)\)(?! ?\^)", r"\\sqrt{\1}", r"4\sqrt(x+2)", r"4\sqrt{x+2}"),
     (r"\{:\}", ":", "12{:}30", "12:30"),
     (r"\{\}|\\text\{ *\}", " ", r"25{}", "25 "),
-    (r"(?<=\d)(?:\{,\}|,?\\[,!; ]|~) ?(?=\d{3}(?!\d))", "", r"1{,}234", "1234"),
+    (r"(?<=\d)(?:\{,\}|,?\\!|\\[,; ]|~) ?(?=\d{3}(?!\d))", "", r"1{,}234", "1234"),
     (r"(?<!\\)(?:\$|\\[,!;: ])|~|\s+", " ", r"$1$ and\,$2$", " 1  and  2 "),
     (r"\\text\{([ei])\}|(^|[A-Za-z=+*^(,{<>|-]) ?\\text\{([A-Za-z])\}", r"\2 \1\3 ", r"x+\text{v}", "x+ v "),
     (r"^(?: |\\[(\[])+|(?:(?<![\\.])[.,]| |(?<!\\)\\[)\]]|(?<!\\)\\$)+$", "", r"\( 25 \).", "25"),
@@ -83,14 +83,14 @@ RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"(\\text\{[^{}]*\}|\\[A-Za-z]+ +(?=[A-Za-z])|\d +(?=\.?\d)|[A-Za-z]{2,} +(?=[A-Za-z]{2}))| ", r"\1",
      r"\pi r - 2 x", r"\pi r-2x"),
     (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1", r"(\text{B})", "(B)"),
-    (r"(\d*)\.(\d*)\\overline\{(\d+)\}", _repeating, r"0.1\overline{6}", r"\frac{15}{90}"),
+    (r"(\d*)\.(\d*)\\overline\{(\d+)\}(?!\d)", _repeating, r"0.1\overline{6}", r"\frac{15}{90}"),
     (r"\\frac ?(\w|\\pi)", r"\\frac{\1}", r"\frac12", r"\frac{1}2"),
     (r"(\\frac\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})(\w|\\pi)", r"\1{\2}", r"\frac{1}2", r"\frac{1}{2}"),
     (r"(?<!\\)\|([^|]+)\|", r"\\abs(\1)", "|x|", r"\abs(x)"),
     (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed, r"-1\frac{1}{2}", r"-(1+\frac{1}{2})"),
     (r"(?<![\w.)}\]])(\d+) (\d+)/(\d+)(?!\d)", _mixed, "1 1/2", r"(1+\frac{1}{2})"),
     (r"\\(sqrt|pmod) ?(\d+)", r"\\\1{\2}", r"\sqrt20", r"\sqrt{20}"),
-    (r"([_^]) ?(-?\d+|[A-Za-z]|\\[a-z]+(?![a-z{]))", r"\1{\2}", "x^10", "x^{10}"),
+    (r"([_^]) ?(-?\d+(?:\.\d+)?|-?\.\d+|[A-Za-z]|\\[a-z]+(?![a-z{]))", r"\1{\2}", "x^1.5", "x^{1.5}"),
     (r"^(?:\{(\w+)\}|\((\w+)\)|\\text\{(\w+)\})(?=_\{\d+\}$)", r"\1\2\3", "(52)_{8}", "52_{8}"),
     (r"(?:^|(?<=[=(\[,{]))([+-]?[\d.]+)[eE]([+-]?\d{1,3})(?=$|[)\],}])", r"\1\\times10^{\2}",
      "1.5e-3", r"1.5\times10^{-3}"),
@@ -121,7 +121,9 @@ _NO_UNIT = set("""no not or and is but if plus minus negative time half halve qu
     eighth ninth tenth twelfth hundredth thousandth dozen pair score hundred thousand million billion trillion k bn
     squared cubed factorial of than les more most least over under below above about approx roughly nearly almost so
     otherwise to choose mod modulo remainder base pi wrong false never zero one two three four five six seven eight
-    nine ten eleven twelve""".split())
+    nine ten eleven twelve lakh crore thou mil mln mn tn gross grand kilo mega giga micro milli mille double doubled
+    twice triple inverse imaginary real fewer greater root fact only binary hex octal decimal excluded reversed""".split())
+_NUMERAL = re.compile(r"(th|ths|firsts?|illions?|illionths?|teens?|(twen|thir|for|fif|six|seven|eigh|nine)t(y|ies))$")
 
 
 def _singular(word: str) -> str:
@@ -135,8 +137,13 @@ def cut_unit(text: str) -> tuple[str, str]:
     r"""Splits 25\text{square inches} into 25 and "in 2": the unit's words, short and singular, and its power."""
     found = re.fullmatch(r"(.*(?:[\d})\]]|\\pi))"      # behind a number: \text{ cm} or \text{m}/\text{s}^{2}
                          r"(\\text\{[A-Za-z./^$ -]+(?:\^?\{?[23]\}?)?\}(?:/\\text\{[a-z]+\})?(?:\^\{[23]\})?)", text)
-    words = [_singular(word) for word in re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$/]", found[2])] if found else []
-    if (not 1 <= len(words) <= 5 or any(word.lower() in _NO_UNIT for word in words)
+    written = re.findall(r"(?<!\\)\b[A-Za-z]+|[\d$/]", found[2]) if found else []
+    words = [_singular(word) for word in written]
+    unknown = [word for word in words if word not in _UNITS and word.isalpha()]
+    if (not 1 <= len(words) <= 5 or any(word.lower() in _NO_UNIT for word in written + words)
+            or any(_NUMERAL.search(word.lower()) for word in written + unknown if _singular(word) not in _UNITS)
+            or unknown and found[1][-1] in ")]"                                   # (1,2)\text{ integers}, (A)\text{ only}
+            or words in (["cubic"], ["square"])
             or len(words[0]) == 1 and words[0] not in "mgshlLNJWVAKCFT$"          # 2\text{x} is a product
             or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text)):                  # \sin 30^\circ is a number
         return text, ""
@@ -149,7 +156,7 @@ def cut_unit(text: str) -> tuple[str, str]:
 _GREEK = (r"\\(?:pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|Delta|Omega)"
           r"(?![A-Za-z])")
 NAME = re.compile(rf"(?:(?:m?\\(?:angle|triangle) )?[A-Za-z]{{1,9}}|\\m(?:ax|in)|{_GREEK})"
-                   r"(?:_\{[^{}]+\})?'?(?:\^\{-1\})?(?:\([^()\\<>^]+\))?"
+                   r"(?:_\{[^{}]+\})?'?(?:\^\{-1\}(?=\())?(?:\([^()\\<>^]+\))?"
                    r"|[a-z](?:\+[a-z])+|\([a-z](?:,[a-z])+\)"
                    r"|(?:\\text|\\overline)\{[A-Za-z ]+\}|\\abs\(\w+\)|\[[A-Z]+\]|")
 
@@ -174,6 +181,8 @@ def parts_of(text: str) -> tuple[str, list[str]]:
     if matrix := re.fullmatch(r"\\begin\{[bp]matrix\}(.*?)(?:\\\\)?\\end\{[bp]matrix\}", text):
         rows = [row.split("&") for row in matrix[1].split(r"\\")]
         return f"matrix {[len(row) for row in rows]}", sum(rows, [])
+    if text.startswith(r"\langle(") and (inner := parts_of(text[7:]))[0] == "()":
+        return r"\langle", inner[1]
     brackets = text[:1] + text[-1:]
     if brackets in ("()", "(]", "[)", "[]", "{}") and 0 not in _depths(text)[:-1]:
         parts = _split(text[1:-1], ",")
@@ -307,16 +316,21 @@ class Reader:
                 self.refuse()                         # \sin(x)^2 may be meant either way
         else:                                         # \sin 2\pi x ends before the next sign, function or bracket
             value = self.power()
-            while self.next(rf"{_LETTER}|\\frac|\\sqrt(?:\[\d\])?"):
+            while self.next(_LETTER) and not self.next("[ei]"):
                 value = self.step("*", value, self.power())
-            if self.next(rf"[({{]|{_NUMBER}"):
+            quotient = self.next("/") and self.tokens[self.at + 1] not in _FUNCTIONS         # \sin x/\cos x is one
+            if quotient or self.next(rf"[({{ei]|\\frac|\\sqrt.*|\\binom|{_NUMBER}"):
+                self.refuse()                         # \cos\pi/3, \sin x\sqrt2 and \sin x e^{x} may be meant either way
+        if power == -1:
+            if name not in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"):
                 self.refuse()
-        if power == -1 and name in ("sin", "cos", "tan"):
             name, power = "a" + name, Fraction(1)     # \sin^{-1}
         return self.step("^", self.step(name, value, *base), power)
 
 
-_ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "frac": operator.truediv}
+_ARITHMETIC = {"+": operator.add, "-": operator.sub, "equal": operator.sub, "*": operator.mul, "/": operator.truediv,
+               "frac": operator.truediv}
+_EXACT = {*_ARITHMETIC, "^", "!", "binom", "ln", "log", "abs"}           # no tiny or huge argument drowns in these
 _ROUNDING = {"abs": abs, "floor": math.floor, "ceil": math.ceil}
 _MPMATH = {"^": "power", "!": "factorial", "binom": "binomial", "ln": "log", "abs": "fabs"}          # its other names
 
@@ -345,9 +359,17 @@ def step_of(digits: int, name: str, *numbers):
         return -mpmath.root(-x, int(y[0])) if odd else mpmath.root(x, int(y[0]))
     if name in ("!", "binom") and (digits > 1000 or max(map(abs, (x, *y))) > 1000):          # would take seconds
         raise Unread
+    half = mpmath.mpf(10) ** (digits // 2)
+    if name in ("floor", "ceil") and abs(x - mpmath.nint(x)) * half < 1:
+        x = mpmath.nint(x)                            # \log_2 8 is computed to 2.99...9
     result = _ARITHMETIC[name](x, *y) if name in _ARITHMETIC else getattr(mpmath, _MPMATH.get(name, name))(x, *y)
-    cancelled = name in ("+", "-") and abs(result) * 10 ** (digits // 2) < max(abs(x), *map(abs, y))
-    return Fraction(0) if cancelled else result
+    smallest, largest = min(map(abs, (x, *y))), max(map(abs, (x, *y)))
+    if name in ("+", "-") and 0 < smallest * half < largest or name not in _EXACT and not (
+            x == 0 or 1 < abs(x) * half < half * half) or name == "^" and 0 < abs(y[0]) * half < 1:
+        raise Unread                                  # its effect would drown, as in 1+e^{-5000}
+    if name == "tanh" and abs(abs(result) - 1) * half < 1:
+        raise Unread
+    return Fraction(0) if name in ("+", "-", "equal") and abs(result) * half < largest else result
 
 
 def _bits(*numbers: Fraction) -> int:
@@ -403,11 +425,21 @@ def symbolic(answer: str, gold: str) -> bool:
     return verdict
 
 
-def _points(letters: set[str]):
-    """Yields values for the letters, always the same: small and large, of both signs, never whole, nor their sums."""
+def _points(letters: set[str], texts: str):
+    """Yields values for the letters, always the same: small and large, of both signs, never whole, nor their sums.
+
+    Where there are steps or corners, also whole, half and third values, and such around each constant.
+    """
     import random
-    dice, names = random.Random(0), sorted(letters - {"e", "i", r"\pi"})
-    for largest in (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if names else (0,):
+    dice, names, whole = random.Random(0), sorted(letters - {"e", "i", r"\pi"}), False
+    if names and re.search(r"\\(floor|ceil|abs|sqrt)|\^\{[^{}]*(\\frac|[./])", texts):
+        whole = set(names) <= set("jklmnN") and re.search(r"\\(floor|ceil)", texts)         # these are integers
+        constants = {int(n) for n in re.findall(r"\d+", texts)[:40] if len(n) < 13}
+        sizes = sorted({*range(13), *(n + d for n in constants for d in (-1, 0, 1)), *(7 * 10 ** k for k in range(12))})
+        sizes += [] if whole else [n + Fraction(1, part) for n in {*range(5), *constants} for part in (2, 3)]
+        values = [sign * Fraction(size) for size in sizes for sign in (1, -1)]
+        yield from (dict(zip(names, point)) for point in zip(*[dice.sample(values, len(values)) for _ in names]))
+    for largest in () if whole else (0, 0, 0, 0, 2, 2, 2, 9, 9, 9, 99, 99) if names else (0,):
         yield {name: dice.choice((-1, 1, 1)) * (dice.randint(0, largest) + Fraction(dice.randint(1, prime - 1), prime))
                for name, prime in zip(names, (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53) * 9)}
 
@@ -415,29 +447,31 @@ def _points(letters: set[str]):
 def _agree(sides: list[str], gold_sides: list[str], signs: list[str], letters: set[str], digits: int) -> bool:
     """Compares the values at all points; those where one is not real only if there are hardly others."""
     import mpmath
-    real, imaginary = [], []                          # pairs: value of the answer, or left - right, and the gold's
+    texts, real, imaginary = " ".join(sides + gold_sides), [], []        # pairs: value of the answer, or left - right, and
+    corners = re.compile(r"\\abs|\\sqrt\{[^{}]*\^\{[2468]\}")           # the gold's
+    corner = bool(corners.search("".join(sides))) != bool(corners.search("".join(gold_sides)))
 
     def equal(x, y):
-        return step_of(digits, "-", x, y) == 0
+        return step_of(digits, "equal", x, y) == 0
 
     with mpmath.workdps(digits):
         constants = {"e": +mpmath.e, r"\pi": +mpmath.pi, "i": mpmath.mpc(0, 1)}
-        for point in _points(letters):
+        for point in _points(letters, texts):
             try:
                 values = [compute(side, point | constants, digits) for side in sides + gold_sides]
                 x, y = [step_of(digits, "-", *pair) for pair in (values[:2], values[2:])] if signs else values
-                same, unreal = equal(x, y), any(abs(v.imag) * 10 ** (digits // 2) > abs(v) for v in (x, y))
+                same, (unreal, other) = equal(x, y), [abs(v.imag) * 10 ** (digits // 2) > abs(v) for v in (x, y)]
             except (ArithmeticError, ValueError):     # no number there, or Unread
                 continue
-            if not signs and not unreal and not same:
+            if not signs and not same and (not (unreal or other) or unreal != other and corner):
                 return False
-            (imaginary if unreal else real).append((x, y))
+            (imaginary if unreal or other else real).append((x, y))
         pairs = real if len(real) > 3 and "i" not in letters else real + imaginary
         if len(pairs) < (4 if len(point) else 1):
             raise ArithmeticError
         if not signs:
             return all(equal(*pair) for pair in pairs)
-        (a0, g0), *others = pairs
-        multiple = a0 != 0 != g0 and all(equal(x * g0, y * a0) for x, y in others)
-        collapsed = all(equal(x, a0) for x, _ in others)                 # 25 = 26, or x = x
+        a0, g0 = next((pair for pair in pairs if 0 not in pair), (0, 0))
+        multiple = a0 != 0 and all(equal(x * g0, y * a0) for x, y in pairs)
+        collapsed = all(equal(x, a0) for x, _ in pairs)                  # 25 = 26, or x = x
         return bool(multiple and not collapsed and (signs[0] in ("=", r"\ne") or a0 * g0 > 0))

@@ -141,10 +141,7 @@ def score(responses, golds, n_tokens, finished, cap: int, thinking: bool = True)
 
 
 def same_answer(answer: str | None, gold: str, ask=None) -> bool:
-    r"""Says whether a boxed answer equals the gold one, by the policy above.
-
-    Args:
-        ask: Compares two formulas; by default ``symbolic``, here and now. ``grade`` does it in a worker.
+    r"""Says whether a boxed answer equals the gold one; ``ask`` compares formulas, by default ``symbolic``, here and now.
 
     >>> [same_answer(a, "25") for a in ("025", "x = 25", r"\$25", "26=25", "24 or 25")]
     [True, True, True, False, False]
@@ -159,6 +156,9 @@ def same_answer(answer: str | None, gold: str, ask=None) -> bool:
     answer, gold = tidy(answer), tidy(gold)
     if len(answer) > 400 or not answer.isascii():     # too long or too odd to be read
         return answer == gold
+    signs = [re.findall(r"\\(pm|mp)(?![a-z])", text) for text in (answer, gold)]     # linked: (\pm1,\mp2) is two pairs
+    if len({tuple(sign == s[0] for sign in s) for s in signs if len(s) > 1}) > 1:
+        return False
     return _same(answer, gold, ask or symbolic)
 
 
@@ -206,7 +206,7 @@ def same_parts(answer, gold, ask):
     if kind != gold_kind or len(parts) != len(gold_parts):
         return False
     for part in parts:
-        rest = gold_parts if kind in (",", r"\cup") else gold_parts[:1]
+        rest = gold_parts if kind in (",", r"\cup") and r"\dots" not in gold else gold_parts[:1]
         if (match := next((g for g in rest if _same(part, g, ask)), None)) is None:
             return False
         gold_parts.remove(match)
@@ -254,10 +254,9 @@ def same_words(answer, gold, ask):
 
 
 # ------------------------------------------------------------------------------------------ killable workers
-# A comparison can hang inside one C call, where neither threads nor Python's signal handlers run. So formulas are
-# compared in a worker process, which ends itself after WALL_SECONDS on one answer; the next answer gets a new one.
-# A worker is a plain command, not multiprocessing: that works on Windows, inside daemonic processes and in scripts
-# without an `if __name__` guard, and never copies a process with CUDA. Only the memory limit is missing on Windows.
+# A comparison can hang inside one C call, where neither threads nor signal handlers run. So formulas are compared in a
+# worker process that ends itself after WALL_SECONDS on one answer. It is a plain command, not multiprocessing: that works
+# on Windows (without the memory limit), in daemonic processes, in scripts without a main guard, and never copies CUDA.
 WALL_SECONDS, START_SECONDS, MEMORY = 3.0, 120.0, 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
@@ -330,16 +329,22 @@ if hasattr(os, "register_at_fork"):                   # Windows does not fork
 
 
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
-def _judge(answer: str | None, gold: str | None) -> Grade:
+def _decide(answer: str | None, gold: str | None) -> bool:
     """Only what needs formulas goes to a worker, and then as a whole, so that one deadline holds for all its parts."""
     asked = []
     try:
         correct = same_answer(answer, gold, lambda *pair: asked.append(pair))
-        return Grade(answer, _ask(answer, gold) if asked else correct, False)
+    except (ArithmeticError, ValueError, IndexError, RecursionError):    # the model's text never makes us raise
+        return False
+    return _ask(answer, gold) if asked else correct
+
+
+def _judge(answer: str | None, gold: str | None) -> Grade:
+    """A comparison that was killed is not remembered: the machine may only have been busy."""
+    try:
+        return Grade(answer, _decide(answer, gold), False)
     except TimeoutError:
         return Grade(answer, False, True)
-    except (ArithmeticError, ValueError, IndexError, RecursionError):    # the model's text never makes us raise
-        return Grade(answer, False, False)
 
 
 # ------------------------------------------------------------------------------------------ adapters and the command
@@ -347,10 +352,8 @@ def trl_reward(cap: int, eos_token_id: int | list[int], gold: str = "answer", th
     """Returns a function for TRL's GRPOTrainer(reward_funcs=...).
 
     Args:
-        eos_token_id: The end token, or several.
-        gold: The dataset's column with the gold answers.
-        decode: Pass ``tokenizer.decode`` if </think> is a special token. TRL's texts have lost those, so the answer is
-            then read from the token ids. (Look: ``tokenizer.decode(ids, skip_special_tokens=True)`` drops it.)
+        eos_token_id: The end token, or several. gold: The dataset's column with the gold answers.
+        decode: Pass ``tokenizer.decode`` if </think> is a special token, which TRL's texts have lost.
     """
     ends = {int(end) for end in (eos_token_id if isinstance(eos_token_id, (list, tuple, set)) else [eos_token_id])}
 
@@ -375,10 +378,8 @@ def _completion_text(completion) -> str:
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float:
-    """verl's custom reward function. verl passes no lengths: without "n_tokens", "finished" and "cap" in
-    ``extra_info``, a rollout that max_response_length cut after its box still earns 1. "thinking" is read there too.
-    ``ground_truth`` is a text, or a list or array of texts of which any one counts, also as JSON or {"target": ...}.
-    """
+    """verl's custom reward function. verl passes no lengths: without "n_tokens", "finished" and "cap" (and "thinking") in
+    ``extra_info``, a rollout that max_response_length cut after its box still earns 1. Of several golds any one counts."""
     info, golds = extra_info or {}, _golds(ground_truth)
     grades = grade([solution_str] * len(golds), golds, info.get("thinking", True))
     correct = any(g.correct for g in grades)
@@ -420,8 +421,8 @@ def main() -> None:
                 else "right" if g.correct else "wrong" for r, g in zip(rows, grades)]
     for name in ("right", "wrong", "no box", "not finished", "timed out"):
         print(f"{name:13}{verdicts.count(name):8}{verdicts.count(name) / len(rows):8.1%}")
-    several = sum(len(all_boxes(r["response"], not options.no_thinking)) > 1 for r in rows)
     differ = sum(r.get("correct", v == "right") != (v == "right") for r, v in zip(rows, verdicts))
+    several = sum(len(all_boxes(r["response"], not options.no_thinking)) > 1 for r in rows)
     print(f"{'several boxes':13}{several:8}{several / len(rows):8.1%}   the last one counts")
     print(f"{'all':13}{len(rows):8}   stored verdict differs: {differ}")
 

@@ -55,7 +55,7 @@ class Bench:
     def measure(self, setting: str, pairs, thinking: bool = False, minus: float = 0.0) -> dict:
         """Grades the pairs; `minus` CPU seconds are not theirs."""
         texts, golds = map(list, zip(*pairs))
-        grader._judge.cache_clear()
+        grader._decide.cache_clear()
         self.asked.calls, cpu, wall = 0, cpu_seconds(), time.monotonic()
         grades = grader.grade(texts, golds, thinking)
         wall, cpu = time.monotonic() - wall, cpu_seconds() - cpu - minus

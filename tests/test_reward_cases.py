@@ -963,6 +963,59 @@ TABLES = [
         6xyz ~ 6zyx
         25\text{ N m} # 25\text{ N/m}
         2\frac{x}{3} ~ \frac{2x}{3}"""),
+    ("steps, corners and what drowns", r"""
+        \lceil\frac n2\rceil # \lfloor\frac n2\rfloor+1
+        \lceil\frac{n+1}2\rceil ~ \lfloor\frac n2\rfloor+1
+        \lfloor\frac n2\rfloor+\lceil\frac n2\rceil ~ n
+        \lfloor\sqrt n\rfloor # \lceil\sqrt n\rceil-1
+        \lceil x\rceil-\lfloor x\rfloor # 1
+        \lfloor x+\frac12\rfloor # \lceil x-\frac12\rceil
+        \lfloor\frac n{100}\rfloor # \lfloor\frac n{200}\rfloor
+        \lfloor\frac n{1000}\rfloor # \lfloor\frac n{1001}\rfloor
+        |x-2024| # 2024-x
+        \sqrt{(x-1000)^2} # 1000-x
+        |n-100|+n # 100
+        \frac{(2+\sqrt3)^{2025}}2 # \frac{(2+\sqrt3)^{2025}+(2-\sqrt3)^{2025}}2
+        x+e^{-500} # x
+        1+e^{-5000} # 1
+        \tanh(10000) # 1
+        \ln x # \ln|x|
+        \sqrt x # \sqrt{|x|}
+        \log_2 8 ~ 3"""),
+    ("one way to read it", r"""
+        2^1.5 # 1
+        4^0.5 # 0.5
+        10^2.5 # 50
+        2^0.5 ~ \sqrt2
+        \cot^{-1}x # \tan x
+        \sec^{-1}2 # \cos 2
+        \ln^{-1}(2) # \frac1{\ln2}
+        \sin^{-1}(1) ~ \frac\pi2
+        \cosh^{-1}2 ~ \ln(2+\sqrt3)
+        \cos\pi/3 # -\frac13
+        \sin x\sqrt2 # \sin(x\sqrt2)
+        \sin x e^x # \sin(xe^x)
+        50,\;100 # 50100
+        50,\;100 ~ 50, 100
+        (1,\ 200) # (1200)
+        1,\!234 ~ 1234
+        \langle1,2,3,4\rangle # \langle1,3,2,4\rangle
+        \langle\frac12,2\rangle ~ \langle0.5,2\rangle
+        x^{-1}=25 # 25
+        0.\overline35 # \frac53
+        (\pm1,\mp2) # (\pm1,\pm2)
+        (\mp1,\pm2) ~ (\pm1,\mp2)
+        \pm1\mp\sqrt2 # \pm1\pm\sqrt2
+        \pm3\mp4i # \pm3\pm4i
+        2,1,\dots,n # 1,2,\dots,n
+        1,2,\ldots,n ~ 1,2,\dots,n"""),
+    ("words behind a number that are no units", "\n".join(
+        [rf"25\text{{ {word}}} # 25" for word in (
+            "millionths", "billionths", "twentieths", "sixteenths", "twenty-firsts", "lakh", "crore", "quadrillion", "twenty",
+            "thirteen", "mil", "mln", "thou", "gross", "kilo", "micro", "per mille", "doubled", "twice", "cubic", "inverse",
+            "imaginary", "fewer", "greater", "minus")]
+        + [rf"25\text{{ {word}}} ~ 25" for word in ("apples", "months", "square inches", "cubic feet", "ways", "students")]
+        + [r"101\text{ binary} # 101", r"101\text{ in hex} # 101", r"(1,2)\text{ integers} # (1,2)", r"(A)\text{ only} # A"])),
 ]
 
 

@@ -122,7 +122,8 @@ _NO_UNIT = set("""no not or and is but if plus minus negative time half halve qu
     squared cubed factorial of than les more most least over under below above about approx roughly nearly almost so
     otherwise to choose mod modulo remainder base pi wrong false never zero one two three four five six seven eight
     nine ten eleven twelve lakh crore thou mil mln mn tn gross grand kilo mega giga micro milli mille double doubled
-    twice triple inverse imaginary real fewer greater root fact only binary hex octal decimal excluded reversed""".split())
+    twice triple inverse imaginary real fewer greater root fact only binary hex octal decimal excluded
+    reversed""".split())
 _NUMERAL = re.compile(r"(th|ths|firsts?|illions?|illionths?|teens?|(twen|thir|for|fif|six|seven|eigh|nine)t(y|ies))$")
 
 
@@ -142,7 +143,7 @@ def cut_unit(text: str) -> tuple[str, str]:
     unknown = [word for word in words if word not in _UNITS and word.isalpha()]
     if (not 1 <= len(words) <= 5 or any(word.lower() in _NO_UNIT for word in written + words)
             or any(_NUMERAL.search(word.lower()) for word in written + unknown if _singular(word) not in _UNITS)
-            or unknown and found[1][-1] in ")]"                                   # (1,2)\text{ integers}, (A)\text{ only}
+            or unknown and found[1][-1] in ")]"                                   # (1,2)\text{ integers}
             or words in (["cubic"], ["square"])
             or len(words[0]) == 1 and words[0] not in "mgshlLNJWVAKCFT$"          # 2\text{x} is a product
             or re.search(r"\\(sin|cos|tan|cot|sec|csc)", text)):                  # \sin 30^\circ is a number
@@ -447,8 +448,9 @@ def _points(letters: set[str], texts: str):
 def _agree(sides: list[str], gold_sides: list[str], signs: list[str], letters: set[str], digits: int) -> bool:
     """Compares the values at all points; those where one is not real only if there are hardly others."""
     import mpmath
-    texts, real, imaginary = " ".join(sides + gold_sides), [], []        # pairs: value of the answer, or left - right, and
-    corners = re.compile(r"\\abs|\\sqrt\{[^{}]*\^\{[2468]\}")           # the gold's
+    # Pairs: the value of the answer, or of left - right, and the gold's.
+    texts, real, imaginary = " ".join(sides + gold_sides), [], []
+    corners = re.compile(r"\\abs|\\sqrt\{[^{}]*\^\{[2468]\}")
     corner = bool(corners.search("".join(sides))) != bool(corners.search("".join(gold_sides)))
 
     def equal(x, y):

@@ -141,7 +141,7 @@ def score(responses, golds, n_tokens, finished, cap: int, thinking: bool = True)
 
 
 def same_answer(answer: str | None, gold: str, ask=None) -> bool:
-    r"""Says whether a boxed answer equals the gold one; ``ask`` compares formulas, by default ``symbolic``, here and now.
+    r"""Says whether a boxed answer equals the gold one; ``ask`` compares formulas (``symbolic``, here and now).
 
     >>> [same_answer(a, "25") for a in ("025", "x = 25", r"\$25", "26=25", "24 or 25")]
     [True, True, True, False, False]
@@ -255,8 +255,8 @@ def same_words(answer, gold, ask):
 
 # ------------------------------------------------------------------------------------------ killable workers
 # A comparison can hang inside one C call, where neither threads nor signal handlers run. So formulas are compared in a
-# worker process that ends itself after WALL_SECONDS on one answer. It is a plain command, not multiprocessing: that works
-# on Windows (without the memory limit), in daemonic processes, in scripts without a main guard, and never copies CUDA.
+# worker process that ends itself after WALL_SECONDS on one answer. A plain command, not multiprocessing, works on Windows
+# (without the memory limit), in daemonic processes, in scripts without a main guard, and never copies CUDA.
 WALL_SECONDS, START_SECONDS, MEMORY = 3.0, 120.0, 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's
@@ -378,8 +378,8 @@ def _completion_text(completion) -> str:
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float:
-    """verl's custom reward function. verl passes no lengths: without "n_tokens", "finished" and "cap" (and "thinking") in
-    ``extra_info``, a rollout that max_response_length cut after its box still earns 1. Of several golds any one counts."""
+    """verl's custom reward function. verl passes no lengths: without "n_tokens", "finished" and "cap" in
+    ``extra_info``, a rollout that max_response_length cut after its box still earns 1. Any of several golds counts."""
     info, golds = extra_info or {}, _golds(ground_truth)
     grades = grade([solution_str] * len(golds), golds, info.get("thinking", True))
     correct = any(g.correct for g in grades)

@@ -414,6 +414,10 @@ def symbolic(answer: str, gold: str) -> bool:
         return False
     if _words(answer) != _words(gold):                # if n=3 is no product, but 2abc is one
         return False
+    segments = [sorted("".join(sorted(run)) for run in re.findall(r"(?<![A-Za-z\\])[A-Z]{2,}", text))
+                for text in (answer, gold)]
+    if all(segments) and segments[0] != segments[1] and not signs:       # AB\cdot CD is not AC\cdot BD
+        return False
     letters = {token for token in _TOKEN.findall(answer + " " + gold) if re.fullmatch(_LETTER, token)}
     constant, verdict = letters <= {"e", "i", r"\pi"}, False
     for digits in (400, 4000) if constant else (400,):                   # 10^{1000}+1 needs many digits to differ

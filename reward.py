@@ -153,6 +153,9 @@ def same_answer(answer: str | None, gold: str, ask=None) -> bool:
         return True
     if len(answer) > 2000 or len(gold) > 2000:
         return False
+    joined = [set(re.findall(r"\b(and|or)\b", text)) for text in (answer, gold) if re.search(r"[<>]|\\[lg]eq?", text)]
+    if len(joined) > 1 and all(joined) and joined[0] != joined[1]:       # x>1 or x<3 is not x>1 and x<3
+        return False
     answer, gold = tidy(answer), tidy(gold)
     if len(answer) > 400 or not answer.isascii():     # too long or too odd to be read
         return answer == gold
@@ -254,9 +257,8 @@ def same_words(answer, gold, ask):
 
 
 # ------------------------------------------------------------------------------------------ killable workers
-# A comparison can hang inside one C call, where neither threads nor signal handlers run. So formulas are compared in a
-# worker process that ends itself after WALL_SECONDS on one answer. A plain command, not multiprocessing, works on Windows
-# (without the memory limit), in daemonic processes, in scripts without a main guard, and never copies CUDA.
+# A comparison can hang in one C call, where neither threads nor signal handlers run. So a worker process compares formulas
+# and ends itself after WALL_SECONDS. A plain command, unlike multiprocessing, works on Windows and never copies CUDA.
 WALL_SECONDS, START_SECONDS, MEMORY = 3.0, 120.0, 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's

@@ -1008,6 +1008,12 @@ TABLES = [
         \pm1\mp\sqrt2 # \pm1\pm\sqrt2
         \pm3\mp4i # \pm3\pm4i
         2,1,\dots,n # 1,2,\dots,n
+        x>1 \text{ or } x<3 # x>1 \text{ and } x<3
+        x<1 \text{ or } x>3 ~ x<1 \text{ or } x>3
+        x<1, x>3 ~ x<1 \text{ or } x>3
+        AB\cdot CD # AC\cdot BD
+        CD\cdot AB ~ AB\cdot DC
+        \frac{AB}{AC} # \frac{BC}{AB}
         1,2,\ldots,n ~ 1,2,\dots,n"""),
     ("words behind a number that are no units", "\n".join(
         [rf"25\text{{ {word}}} # 25" for word in (

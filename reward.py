@@ -257,8 +257,8 @@ def same_words(answer, gold, ask):
 
 
 # ------------------------------------------------------------------------------------------ killable workers
-# A comparison can hang in one C call, where neither threads nor signal handlers run. So a worker process compares formulas
-# and ends itself after WALL_SECONDS. A plain command, unlike multiprocessing, works on Windows and never copies CUDA.
+# A comparison can hang in one C call, where neither threads nor signal handlers run. So a worker process compares, and
+# ends itself after WALL_SECONDS. A plain command, unlike multiprocessing, works on Windows and never copies CUDA.
 WALL_SECONDS, START_SECONDS, MEMORY = 3.0, 120.0, 2 << 30
 WORKERS = min(4, os.cpu_count() or 1)
 _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: no random.py of a neighbour's

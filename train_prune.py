@@ -37,16 +37,17 @@ from typing import Any, Literal
 
 import torch
 
-import length_rewards
 from engine import alarms
 from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
 from engine.files import EvalOptions, die, explained, read_json, run, write_text
 from engine.memory import memory_plan
 from engine.policy import load_adapter, load_trainable
 from engine.problems import load_problems
+from engine.rewards import by_name
 from engine.run_folder import RunFolder, Stop, read_selection
 from eval import differences, evaluate, grade, hopeless, outcomes
 from grpo import advantages, update_policy
+from length_rewards import REWARDS
 from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
 from selection import by_problem, candidates, select
 
@@ -204,7 +205,7 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
     with explained("", ValueError):
-        reward_of = length_rewards.by_name(cfg.reward, cfg.reward_options, problems)
+        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, problems)
     start = cfg.init_adapter if cfg.beta > 0 else ""  # of the KL; in round 1 it is the bare base
     policy, tokenizer = load_trainable(cfg, str(folder.resume or cfg.init_adapter), start, cfg.lora_r, cfg.lora_alpha)
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]

@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 import length_rewards as families
+from engine.rewards import by_name
 from sample import Rollout
 
 FINISHED, N, CAP = [True, True, True, False], [100, 200, 300, 400], 400
@@ -105,21 +106,21 @@ def rollout(n, finished=True):
 
 def test_rewards_by_name():
     group, verdicts = [rollout(3), rollout(5), rollout(8, finished=False)], [True, False, False]
-    assert families.by_name("thinkprune", {}, [])(group, verdicts, 8, {}) == [1.0, 0.0, 0.0]
-    assert len(families.by_name("kimi", {"weight": 0.5}, [])(group, verdicts, 8, {})) == 3
-    assert len(families.by_name("repetition", {}, [])(group, verdicts, 8, {})) == 3
+    assert by_name(families.REWARDS, "thinkprune", {}, [])(group, verdicts, 8, {}) == [1.0, 0.0, 0.0]
+    assert len(by_name(families.REWARDS, "kimi", {"weight": 0.5}, [])(group, verdicts, 8, {})) == 3
+    assert len(by_name(families.REWARDS, "repetition", {}, [])(group, verdicts, 8, {})) == 3
     row = {"ref_tokens": 4.0, "ref_accuracy": 0.5}
-    assert len(families.by_name("o1_pruner", {}, [row])(group, verdicts, 8, row)) == 3
+    assert len(by_name(families.REWARDS, "o1_pruner", {}, [row])(group, verdicts, 8, row)) == 3
 
 
 @pytest.mark.parametrize("name, options, word", [("nope", {}, "thinkprune, cosine"), ("kimi", {"wieght": 1}, "wieght"), ("thinkprune", {"a": 1}, "takes none"),
                                                  ("kimi", {"weight": "0.5"}, "takes float"), ("repetition", {"size": 2.5}, "takes int"), ("repetition", {"of": 3}, "takes str")])  # fmt: skip
 def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, word):
     with pytest.raises(ValueError, match=word):
-        families.by_name(name, options, [])
+        by_name(families.REWARDS, name, options, [])
 
 
 def test_a_reward_that_needs_a_column_says_so_before_anything_is_sampled():
     with pytest.raises(ValueError, match="ref_tokens"):
-        families.by_name("o1_pruner", {}, [{"ref_accuracy": 0.5}])
-    assert families.by_name("o1_pruner", {"ref_tokens": 4.0}, [{"ref_accuracy": 0.5}])
+        by_name(families.REWARDS, "o1_pruner", {}, [{"ref_accuracy": 0.5}])
+    assert by_name(families.REWARDS, "o1_pruner", {"ref_tokens": 4.0}, [{"ref_accuracy": 0.5}])

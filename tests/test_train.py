@@ -15,7 +15,6 @@ import torch
 import yaml
 
 import grpo
-import length_rewards
 import train_prune
 from conftest import ROOT, sampled
 from engine import checkpoints, files, rows
@@ -352,7 +351,7 @@ def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
     model, _ = load_policy(Options(model=cfg.model, load_4bit=False, device="cpu"))
     model.lm_head.weight.data.mul_(10)
     model.save_pretrained(tmp_path / "sharp")
-    monkeypatch.setattr(length_rewards, "by_name", lambda name, options, rows: share_of_low_tokens)
+    monkeypatch.setattr(train_prune, "by_name", lambda *_: share_of_low_tokens)
     train_prune.main(dataclasses.replace(cfg, model=str(tmp_path / "sharp"), steps=8, checkpoint_every=8, group=16, lr=1e-2, beta=0.0, cap=32, prompt_cap=48))
     rows = table(tmp_path / "round")
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2

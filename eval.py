@@ -225,7 +225,8 @@ def report(run: str) -> None:
     wanted += "model data temperature top_p cap prompt_cap seed"
     base, final, reference = (read(folder / name / "eval.json", wanted) for name in ("base_test", "final_test", "base"))
     rounds, seconds = [], base["seconds"] + final["seconds"] + reference["seconds"]
-    for path in sorted(folder.glob("cap*/selection.json"), key=lambda p: -int(p.parent.name[3:])):
+    paths = [path for path in folder.glob("cap*/selection.json") if path.parent.name[3:].isdigit()]  # not cap180.old1
+    for path in sorted(paths, key=lambda p: -int(p.parent.name[3:])):
         chosen = read(path, "step why seconds checkpoints")
         seconds += chosen["seconds"]
         cap = int(path.parent.name[3:])

@@ -1,6 +1,6 @@
 """The mathematics of a GRPO step: advantages, the clipped loss with its KL, the update. Yours to edit.
 
-    python train_prune.py --config config/toy.yaml --advantage batch --clip_high 0.28 --out_dir out/round1
+    python train_prune.py --config config/toy.yaml --cap 180 --advantage batch --clip_high 0.28 --out_dir out/batch
 
 `cfg` is `train_prune.Config` throughout. In reading order: `advantages` (rewards in, weights of the rollouts out),
 `policy_loss` (log-probs in, loss and figures for the log out), and from the bottom up the update: `micro_step` (a few
@@ -50,7 +50,7 @@ def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int],
         sampler_logp: (N,) as recorded when the token was sampled.
         ref_logp: (N,) under the round's start, or None for no KL.
         adv: (N,) advantage of the token's rollout.
-        lengths: Response tokens of each sequence: `logp.split(lengths)` are the sequences.
+        lengths: Response tokens of each sequence: `logp.split(lengths)` are the sequences, for a loss of your own.
         n_tokens: Response tokens of the WHOLE batch: splitting it differently changes nothing.
 
     Returns:

@@ -3,13 +3,14 @@
 Every function is called f(correct, finished, n_tokens, cap, **options): three lists with one entry per rollout of the
 group, and the token cap. `correct` is the strict verdict, right AND ended within the cap; `finished` says that the end
 token came; `n_tokens` is the length with the end token. It returns one reward per rollout, complete: train with it as
-it is. Options are plain numbers; `texts` and `ids` (response texts, token ids), `ref_tokens` and `ref_accuracy` (means
-of a reference model on this problem) come from the trainer, which looks for their names.
+it is. Options are numbers or a word, as in --reward_options '{"weight": 0.2}'; `texts` and `ids` (response texts, token
+ids), `ref_tokens` and `ref_accuracy` (means of a reference model on this problem) come from the trainer, which looks
+for their names.
 
 Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches.
 
     python -m doctest length_rewards.py                              # the worked numbers
-    python train_prune.py --reward kimi --reward_options '{"weight": 0.2}'
+    python train_prune.py --config config/toy.yaml --cap 180 --reward kimi --out_dir out/kimi
 """
 import math
 import statistics

@@ -2,7 +2,7 @@
 
     python sample.py --model out/toy_base --problem "From start 10: a +8, b -9, c -8. Find c." --cap 512
     python sample.py --model out/toy_base --data out/toy_base/val.jsonl --samples 4 --cap 512 --out out/rollouts.jsonl
-    python sample.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --adapter out/r1/final --problem "What is 3^5?"
+    python sample.py --config config/r1_1.5b_24gb.yaml --adapter out/r1_1.5b_24gb/final --problem "What is 3^5?"
 
 Everything that generates text (training, evaluation, this command) calls `Sampler.sample`. It owns its decode loop
 because `model.generate` computes finished rows to the end, copies the whole KV cache at every token and returns no

@@ -15,7 +15,7 @@ export PYTHON=${PYTHON:-python}
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}  # less fragmentation on a card
 
 # Reads and checks CONFIG, locks the run folder, and runs this script again with CAPS, OUT, ... in its environment.
-[ "${SCHEDULE:-}" = open ] || exec "$PYTHON" -m engine.schedule bash "$0"
+[ "${SCHEDULE:-}" = open ] || exec "$PYTHON" -m engine.schedule bash schedule.sh
 trap 'case $? in 130 | 143) echo "to go on: $AGAIN" >&2 ;; esac' EXIT
 
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi

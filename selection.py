@@ -47,8 +47,8 @@ def pool(first: dict, again: dict) -> dict:
 
 
 def floor(reference: dict, tolerance: float) -> float:
-    """The least pass@1 that a checkpoint may have. A hair lower than the product, which rounding may lift above a loss
-    of exactly the tolerance.
+    """The least pass@1 that a checkpoint may have: 1e-9 below the product, so that rounding never rejects a loss of
+    exactly the tolerance.
 
     >>> 153 / 240 >= floor({"pass@1": 170 / 240}, 0.1)
     True

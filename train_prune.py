@@ -1,8 +1,8 @@
 """One round of ThinkPrune: GRPO on a LoRA over a frozen 4-bit base, where a rollout beyond the cap earns 0.
 
-    python train_prune.py --config config/toy.yaml --cap 300 --out_dir out/toy/cap300
-    python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/toy/cap200 \
-        --init_adapter out/toy/cap300/step0008
+    python train_prune.py --config config/toy.yaml --cap 300 --out_dir out/mine/cap300
+    python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/mine/cap200 \
+        --init_adapter out/mine/cap300/step0008
     bash schedule.sh                            # all rounds, with selection between them and a report
 
 If interrupted, run the same command again; it resumes from the newest checkpoint, or says that the round is done.
@@ -14,8 +14,8 @@ How this differs from the paper (arXiv:2504.01296) and its code:
 - the rule is enforced: no end token within the cap, no reward, even if a right answer stands in the text;
 - the winner of a round is measured again before it is believed (selection.py);
 - the KL term has the sign that keeps the policy near its start (theirs is flipped);
-- old log-probs come from the sampler (one forward less); a truncated importance weight corrects for the
-  rollout weights' rounding. With one update per batch, ratio and clip are exactly neutral;
+- old log-probs are those of the update's own first forward (one forward less); a truncated importance weight corrects
+  for the rounding of the sampler's. With one update per batch the ratio is 1 and the clip does nothing;
 - left out on purpose: reward models, several GPUs, asynchronous sampling, a value network.
 
 Reading order: Config, then `train`, which is the loop. Advantages, loss and update stand in grpo.py, rewards in
@@ -164,12 +164,15 @@ def check_options(cfg: Config) -> None:
     if cfg.group < 2:
         die(f"--group {cfg.group} must be at least 2: the advantage compares rollouts of one problem")
     for name in ("problems_per_step", "steps", "checkpoint_every", "eval_samples", "reference_samples", "eval_cap",
-                 "updates_per_batch"):  # fmt: skip
+                 "updates_per_batch", "passes", "head_chunk", "lora_r"):  # fmt: skip
         if getattr(cfg, name) < 1:
             die(f"--{name} {getattr(cfg, name)} must be at least 1")
-    if cfg.passes < 1 or cfg.problems_per_step % cfg.updates_per_batch:
-        die(f"--updates_per_batch {cfg.updates_per_batch} must divide --problems_per_step {cfg.problems_per_step}, and "
-            f"--passes {cfg.passes} be at least 1")  # fmt: skip
+    if cfg.problems_per_step % cfg.updates_per_batch:
+        die(f"--updates_per_batch {cfg.updates_per_batch} must divide --problems_per_step {cfg.problems_per_step}")
+    if cfg.confirm_samples < 0 or not 0 <= cfg.tolerance <= 1:
+        die(f"--confirm_samples {cfg.confirm_samples} must be at least 0, --tolerance {cfg.tolerance} from 0 to 1")
+    if cfg.eval_temperature < 0 or not 0 < cfg.eval_top_p <= 1:
+        die(f"--eval_temperature {cfg.eval_temperature} must be at least 0 and --eval_top_p {cfg.eval_top_p} in (0, 1]")
     if cfg.temperature <= 0 or not 0 < cfg.top_p <= 1:
         die(f"--temperature {cfg.temperature} must be above 0 and --top_p {cfg.top_p} in (0, 1]")
     if cfg.init_adapter:

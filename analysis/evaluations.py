@@ -124,7 +124,7 @@ def notes(sides: list[Evaluation]) -> list[str]:
             lines.append(f"{side.folder}: one sample a problem, so no pass@k and no vote; +- is between problems.")
         if not side.right.any():
             lines.append(f"{side.folder}: no right answer at all.")
-    measured = ("data", "model", "temperature", "top_p", "prompt_cap", "samples", "seed")
+    measured = ("data", "model", "temperature", "top_p", "prompt_cap", "n_samples", "seed")
     for key in (*measured, "instruction", "system", "template_options"):
         values = [side.info.get(key) for side in sides]
         if any(value != values[0] for value in values):

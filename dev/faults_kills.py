@@ -131,4 +131,4 @@ def schedule(work: Path, setting: dict, small: bool, seed: int) -> Result:
     if hit < len(stages) / 2:
         failures.append(f"only {hit} kills hit a running schedule: this proves nothing")
     injected = f"{hit} kills of {len(stages)} schedules"
-    return Result(injected, f"{same} same summaries and final adapters", str(len(stages)), failures)
+    return Result(injected, f"{same} runs ended identically", str(len(stages)), failures)

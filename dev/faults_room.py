@@ -183,5 +183,5 @@ def disk(work: Path, setting: dict, small: bool, seed: int) -> Result:
             failures += [f"{at}, freed and called again: {wrong}"] if wrong else []
             shutil.rmtree(folder, ignore_errors=True)
     injected = f"{len(cases)} full disks ({'tmpfs' if place else 'file size limit'}, {refused} writes failed)"
-    outcome = f"{len(cases) - readable} runs with an unreadable checkpoint, {identical} same ends after freeing"
+    outcome = f"{len(cases) - readable} runs with an unreadable checkpoint, {identical} ended identically after freeing"
     return Result(injected, outcome, f"0, {len(cases)}", failures)

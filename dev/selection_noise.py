@@ -3,7 +3,8 @@
     python dev/selection_noise.py                     # about a minute; --rounds 500 for a first look
 
 60 problems whose pass rates are drawn around 0.27 (an AIME-like base), a round of 10 checkpoints that get shorter
-while their accuracy falls evenly to 25 % below the base's. Every measurement is a draw of answers; `selection.select` decides.
+while their accuracy falls evenly to 25 % below the base's. Every measurement is a draw of answers, and
+`selection.select` decides.
 """
 
 import sys

@@ -118,7 +118,7 @@ def notes_of(step: Step, cap: int, examples: dict[str, str]) -> list[str]:
 
 
 def warnings_of(history: list[Step], groups: int, gap_limit: float, examples: dict | None = None) -> list[str]:
-    """What the last step gives reason to say, each when it begins.
+    """Warnings about the last step. Each is given once, when its condition begins.
 
     Args:
         groups: Groups a step. gap_limit: --logp_gap_limit.

@@ -56,7 +56,7 @@ class Step:
     val_s: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
     """Further columns: loss, grad (norm, before it is clipped), skipped (updates left out for a NaN or infinite loss or
-    gradient), those of `train_prune.policy_loss` by their names, and val_* of a validation after this step."""
+    gradient), those of `grpo.policy_loss` by their names, and val_* of a validation after this step."""
 
     def row(self) -> dict:
         """Column -> value."""

@@ -69,6 +69,8 @@ def explained(message: str, *kinds: type[Exception], stop: Callable[[str], NoRet
     try:
         yield
     except kinds or Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # said elsewhere, with what to lower
+            raise
         stop(f"{message} ({first_line(error)})" if message else first_line(error))
 
 

@@ -38,7 +38,10 @@ def compare(policy, model, options) -> None:
             except Exception as error:
                 if out_of_memory(error):
                     raise
-                odd = "" if isinstance(error, OptionError) else "its layers do not take its cache: "
+                if isinstance(error, NameError):  # our own code, edited
+                    raise
+                kind = type(error).__name__
+                odd = "" if isinstance(error, OptionError) else f"its layers do not take its cache: {kind}: "
                 die(f"{name} cannot be decoded by this sampler: {odd}{first_line(error)}")
             with evaluating(policy):
                 plain = torch.cat([own_logp(policy, ids, n) for ids, n in sequences])

@@ -1,7 +1,8 @@
 """The policy: a 4-bit base with a LoRA, loaded with care; its log-probs; the weights that its rollouts come from.
 
-Nothing that is read here can run code. Nothing is ever merged into the 4-bit base: rollouts come from a merged copy
-beside it where that fits, else through the 4-bit layers with the LoRA live. `memory.plan` decides on CUDA.
+Remote code is off, and weights are read from safetensors only. Nothing is merged into the 4-bit base: rollouts come
+from a merged copy beside it where that fits, else through the 4-bit layers with the LoRA live. `memory.plan` decides
+on CUDA.
 """
 
 import contextlib
@@ -88,8 +89,6 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
         adapter: PEFT folder; empty for the bare base.
         trainable: Whether the adapter takes gradients.
         reference: PEFT folder of a second, frozen adapter, loaded under the name "reference"; empty for none.
-
-    Nothing that it reads can run code: no remote code, weights from safetensors only.
 
     Exits with status 2, naming folder or file, for a missing or damaged model or adapter, for an adapter that is a
     pickle, whose checksums do not agree, or that was trained on another base.

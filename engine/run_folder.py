@@ -3,7 +3,7 @@
     python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/round1       # Ctrl-C, and the same again
     python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/round1 --fresh true
 
-Used by train_prune.py, which says when; here stands how. How a checkpoint stays whole stands in checkpoints.py.
+train_prune.py decides when to save; this file does it. checkpoints.py keeps a checkpoint whole.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """What a decode step is made of: a KV cache of slots, attention over it, unrolled layers, CUDA graphs, the drawn token.
 
-sample.py's loop owns the rows; this is what makes one step of them fast. In reading order: `SlotCache` (keys and
+rows.py holds the rows and sample.py the loop; this is what makes one step fast. In reading order: `SlotCache` (keys and
 values of each row, and two ways to attend to them), `decode_layers` (Qwen2, Qwen3, Llama written out) or `own_forward`
 (any other model), `pick_token`, `graphed` (a step as one CUDA graph), `Prefill` (each prompt is run once).
 """
@@ -153,7 +153,7 @@ def own_forward(model, slots: SlotCache, token: torch.Tensor) -> torch.Tensor:
     with attends_to_slots(model):
         return decoder(
             input_ids=token[:, None],
-            attention_mask=slots.mask[:n, :, :, :1],  # unread by slot_attention; four dimensions make no other one
+            attention_mask=slots.mask[:n, :, :, :1],  # slot_attention ignores it; a 4-D mask keeps others away
             position_ids=slots.length[:n, None],
             use_cache=True,
             **{cache_argument(decoder): slots},

@@ -39,7 +39,7 @@ import torch
 
 from engine import alarms
 from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
-from engine.files import EvalOptions, die, explained, read_json, run, write_text
+from engine.files import MEMORY, EvalOptions, die, explained, read_json, run, write_text
 from engine.memory import memory_plan
 from engine.policy import load_adapter, load_trainable
 from engine.problems import load_problems
@@ -134,8 +134,7 @@ class Config(EvalOptions):
 
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
-FREE = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device", "fresh"}
-FREE |= {"caps", "test_data", "test_samples", "out_dir", "save_minutes"}  # out_dir: a folder may be moved
+FREE = MEMORY | {"fresh", "caps", "test_data", "test_samples", "out_dir", "save_minutes"}  # out_dir: a folder may be moved
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:

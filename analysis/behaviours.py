@@ -32,7 +32,8 @@ from analysis.evaluations import Evaluation
 from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
 from engine.files import OptionError, Options, die, explained
-from engine.policy import chat_text, load_policy
+from engine.policy import load_policy
+from engine.templates import chat_text
 from sample import Sampler
 
 FILE, HEADING, FOLDERS = "behaviours.json", "Behaviours", (1, 2)

@@ -24,6 +24,8 @@ try:
 except ImportError:  # Windows: no lock there
     fcntl = None
 
+# Options that move speed and memory only: a run that is resumed may change them.
+MEMORY = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device"}
 LONGEST_LINE = 10_000_000  # bytes; a longer line holds no rollout and no problem, it only fills the memory
 
 
@@ -264,6 +266,14 @@ def write_text(path: str | Path, text: str, status: int = 2) -> None:
 def write_jsonl(path: str | Path, rows: list[dict]) -> None:
     """Writes rows as JSON lines."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def aside_of(folder: Path) -> Path:
+    """<folder>.old1, or the next number that is free."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    return aside
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,7 @@ import yaml
 
 from engine import checkpoints
 from engine.checkpoints import Step
-from engine.files import die, disk_errors, explained, fail, first_line, lock, read_json, write_text
+from engine.files import aside_of, die, disk_errors, explained, fail, first_line, lock, read_json, write_text
 from engine.memory import out_of_memory
 from engine.policy import fingerprint
 
@@ -234,9 +234,7 @@ def refuse_foreign(folder: Path) -> None:
 def move_aside(folder: Path) -> None:
     """Renames a round's folder to <folder>.old1, or the next free number; not one that another process works in."""
     refuse_foreign(folder)
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-        number += 1
+    aside = aside_of(folder)
     with lock(folder), explained(f"--fresh: {folder} cannot be moved to {aside}", OSError):
         os.rename(folder, aside)
     print(f"{folder} moved to {aside}", flush=True)

@@ -15,11 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from engine.files import EvalOptions, die, explained, fcntl, write_text
+from engine.files import MEMORY, EvalOptions, aside_of, die, explained, fcntl, write_text
 
 FROM_SHELL = ("CONFIG", "CAPS", "OUT", "SEED", "MODEL", "REFERENCE")
-# Options that a run folder need not agree with: they move speed and memory only.
-MEMORY = {"rows", "rollout_weights", "tokens_per_micro_batch", "head_chunk", "gradient_checkpointing", "device"}
 
 
 def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
@@ -72,9 +70,7 @@ def open_folder(settings: dict[str, str], options: dict, fresh: bool) -> None:
         if not note.is_file():
             die(f"FRESH=1: {out} is no run folder (no schedule.yaml in it)")
         hold(out)
-        number = 1
-        while (aside := out.with_name(f"{out.name}.old{number}")).exists():
-            number += 1
+        aside = aside_of(out)
         shutil.move(out, aside)
         print(f"{out} moved to {aside}", flush=True)
     mine = {k: settings[k] for k in ("CAPS", "SEED", "MODEL", "REFERENCE")}

@@ -48,3 +48,12 @@ def sampled(model, tokenizer, prompts, samples=1, *, rows=128, end_ids=None, dec
 
     options = Options(rows=rows, rollout_weights="live")
     return Sampler(model, tokenizer, options, decode=decode, end_ids=end_ids).sample(prompts, samples, **more)
+
+
+def refusal(capsys, work) -> str:
+    """The one line with which `work` stops the process, status 2."""
+    with pytest.raises(SystemExit) as stop:
+        work()
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and len(error.splitlines()) == 1
+    return error

@@ -10,7 +10,7 @@ import pytest
 
 import eval as evaluation
 import train_prune
-from conftest import ROOT
+from conftest import ROOT, refusal
 from engine import alarms, files, hub, problems
 from engine.checkpoints import Step
 from engine.problems import answer_text, load_problems, problem_text
@@ -48,14 +48,6 @@ def written(path, rows):
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-def refusal(capsys, work) -> str:
-    with pytest.raises(SystemExit) as stop:
-        work()
-    error = capsys.readouterr().err.strip()
-    assert stop.value.code == 2 and len(error.splitlines()) == 1
-    return error
 
 
 def test_doctests():

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 import eval as evaluation
 import sample
 import train_prune
-from conftest import ROOT
+from conftest import ROOT, refusal
 from engine import files, hub, templates
 from engine.files import Options
 from engine.policy import load_policy
@@ -109,14 +109,6 @@ def opened(path: str, **options):
     tokenizer = load_tokenizer(path, options.template_options)
     check_template(tokenizer, options)
     return tokenizer
-
-
-def refusal(capsys, work) -> str:
-    with pytest.raises(SystemExit) as stop:
-        work()
-    error = capsys.readouterr().err.strip()
-    assert stop.value.code == 2 and len(error.splitlines()) == 1
-    return error
 
 
 def test_doctests():

@@ -134,7 +134,7 @@ class Config(EvalOptions):
 
 
 # Options that move speed and memory only, or are read elsewhere: a resumed round may change them.
-FREE = MEMORY | {"fresh", "caps", "test_data", "test_samples", "out_dir", "save_minutes"}  # out_dir: a folder may be moved
+FREE = MEMORY | {"fresh", "caps", "test_data", "test_samples", "save_minutes", "out_dir"}  # a folder may be moved
 
 
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:

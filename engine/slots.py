@@ -7,13 +7,12 @@ values of each row, and two ways to attend to them), `decode_layers` (Qwen2, Qwe
 
 import contextlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from engine.files import OptionError, first_line
+from engine.files import OptionError, first_line, note
 from engine.memory import head_dim, out_of_memory
 
 
@@ -49,6 +48,8 @@ class SlotCache:
         self.mask = torch.full((rows, 1, 1, 1 if varlen else width), -torch.inf, dtype=model.dtype, device=device)
         self.used = torch.zeros(rows, dtype=torch.int32, device=device)          # (rows,) length with the new token
         self.starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        self.zero = self.mask.new_zeros(())                                      # a Python 0 would come from the host
+        self.flash = flash_attention() if varlen else None
 
     def open(self, n: int) -> None:
         """Makes room for one more token in each of the first `n` rows."""
@@ -57,7 +58,7 @@ class SlotCache:
         if self.varlen:
             self.used[:n] = length + 1
         else:
-            self.mask[self.index[:n], 0, 0, length] = 0
+            self.mask[self.index[:n], 0, 0, length] = self.zero
             self.masks = [(a, b, w, self.mask[a:b, :, :, :w]) for a, b, w in self.bands or [(0, n, self.width)]]
 
     def update(self, key, value, layer: int, *args, **kwargs):
@@ -70,11 +71,9 @@ class SlotCache:
         n, heads = query.shape[:2]
         keys, values = self.keys[layer], self.values[layer]
         if self.varlen:
-            from torch.nn.attention.varlen import varlen_attn  # here, because it takes a second to import
-
             k, v = (store.transpose(1, 2).flatten(0, 1) for store in (keys, values))  # (rows * width, KV heads, dim)
             starts = self.starts[: n + 1]
-            return varlen_attn(
+            return self.flash(
                 query[:, :, 0], k, v, starts, starts * self.width, 1, self.width, scale=scale, enable_gqa=True,
                 seqused_k=self.used[:n],
             )[:, None]
@@ -215,6 +214,25 @@ def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[to
     return rms_norm(decoder.norm, hidden)
 
 
+def flash_attention() -> Callable:
+    """`varlen_attn`, or where torch's (before 2.13) cannot be told how much of a row is used, the operator below it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # here, because it takes a second to import
+
+        if "seqused_k" in inspect.signature(varlen_attn).parameters:
+            return varlen_attn
+    except ImportError:
+        pass
+
+    def attention(query, key, value, starts_q, starts_k, max_q, max_k, *, scale, enable_gqa, seqused_k):
+        return torch.ops.aten._flash_attention_forward(
+            query, key, value, starts_q, starts_k, max_q, max_k, 0.0, False, False, scale=scale, seqused_k=seqused_k
+        )[0]
+
+    return attention
+
+
+@torch.no_grad()
 def can_varlen(model) -> bool:
     """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
     c, device = model.config, model.device
@@ -224,10 +242,14 @@ def can_varlen(model) -> bool:
     query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=device)
     key = query[:, : c.num_key_value_heads].contiguous()
     try:
-        from torch.nn.attention.varlen import varlen_attn
-
-        varlen_attn(query, key, key, one, one, 1, 1, enable_gqa=True, seqused_k=one[1:])
-    except (ImportError, RuntimeError, TypeError):  # no kernel for this card or type, or an older torch
+        flash_attention()(query, key, key, one, one, 1, 1, scale=None, enable_gqa=True, seqused_k=one[1:])
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        note(
+            f"decoding with a masked attention and without CUDA graphs, which is slower: torch {torch.__version__} has "
+            f"no varlen attention for this card and {str(model.dtype)[6:]} ({first_line(error)})"
+        )
         return False
     return True
 
@@ -250,16 +272,19 @@ def graphed(step: Callable[[int], None], rows: int, device: torch.device) -> Cal
         step(size)
         if possible:
             pool = pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
             try:
                 with torch.cuda.graph(graph, pool=pool):
                     step(size)
                 graphs[size] = graph
             except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
-                if out_of_memory(error):
-                    raise
+                error = error.__context__ or error  # ending a broken capture raises once more
+                if out_of_memory(error) or not isinstance(error, RuntimeError):
+                    raise error from None
                 possible = False
-                print(f"note: decoding without CUDA graphs ({first_line(error)})", file=sys.stderr)
+                note(f"decoding without CUDA graphs ({first_line(error)})")
+            finally:
+                torch.cuda.set_stream(stream)  # torch leaves a capture that failed on the stream of the capture
 
     return run
 

@@ -55,7 +55,8 @@ def pick_device(name: str) -> torch.device:
         die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
     if (device.index or 0) >= (cards := torch.cuda.device_count()):
         die(f"--device {name}: this machine has {cards} CUDA device{'s'[: cards > 1]}, counted from cuda:0")
-    torch.cuda.set_device(device.index or 0)  # graphs and their streams are made on the current card
+    if device.index:
+        torch.cuda.set_device(device)  # graphs and their streams are made on the current card
     return device
 
 

@@ -120,7 +120,7 @@ def micro_step(policy, items: list[Item], n_tokens: int, cfg, scale: float = 1.0
     adv = adv.repeat_interleave(torch.tensor(lengths, device=device))            # (N,)
     first = any(item.old_logp is None for item in items)
     bf16 = device.type == "cuda" and policy.get_base_model().dtype == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # not in float16: there the LoRA computes in float32
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # in float16 the LoRA is float32
         if first and cfg.beta > 0:
             with torch.no_grad(), start_of_round(policy):
                 start_logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)

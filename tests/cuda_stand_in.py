@@ -80,7 +80,8 @@ class Capture(TorchDispatchMode):
 
 
 def strict_varlen(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, enable_gqa=False, seqused_k=None, num_splits=None
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *,
+    scale=None, enable_gqa=False, seqused_k=None, num_splits=None,
 ):  # fmt: skip
     """`varlen_attn` for one query a row, with the checks of its CUDA kernel; what it cannot check is NaN.
 

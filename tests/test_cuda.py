@@ -210,7 +210,8 @@ def test_why_there_is_no_varlen_attention_is_said_in_one_line(monkeypatch, capsy
 
 
 def test_the_card_that_is_named_becomes_the_current_one(a_card, capsys):
-    assert pick_device("cuda:1").index == 1 and pick_device("auto").type == "cuda" and a_card == [torch.device("cuda:1")]
+    assert pick_device("auto") == torch.device("cuda") and a_card == []  # the first one is current already
+    assert [pick_device("cuda:1")] == a_card == [torch.device("cuda:1")]
     assert "has 2 CUDA devices, counted from cuda:0" in refusal(capsys, lambda: pick_device("cuda:2"))
 
 
@@ -230,16 +231,21 @@ def test_a_card_that_torch_cannot_use_is_named_where_auto_takes_the_cpu(monkeypa
     assert pick_device("auto").type == "cpu" and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)])
+CAPABILITIES = [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)]
+
+
+@pytest.mark.parametrize("capability, dtype", CAPABILITIES)
 def test_auto_takes_the_type_that_the_card_computes_in(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_dtype("auto", torch.device("cuda")) == dtype
-    assert pick_dtype("auto", torch.device("cpu")) == torch.float32 and pick_dtype("float16", torch.device("cpu")) == torch.float16
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
 
 
 def test_expandable_segments_are_set_but_on_wsl2(monkeypatch, tmp_path):
     name, version = "PYTORCH_CUDA_ALLOC_CONF", tmp_path / "version"
-    for text, want in (("Linux version 5.15-microsoft-standard-WSL2", None), ("Linux version 6.8.0-generic", "expandable_segments:True")):
+    wsl2, plain = "Linux version 5.15-microsoft-standard-WSL2", "Linux version 6.8.0-generic"
+    for text, want in ((wsl2, None), (plain, "expandable_segments:True")):
         monkeypatch.delenv(name, raising=False)
         version.write_text(text)
         set_allocator(version)
@@ -317,7 +323,7 @@ def test_an_adapter_goes_between_float16_and_other_types(tiny, tmp_path, capsys)
         check_base(str(tmp_path), used, "tiny")
         assert "not checked" in capsys.readouterr().err
         files.note.cache_clear()
-    other = load_policy(Options(model=make_r1_standin(tmp_path / "r1"), dtype="float16", load_4bit=False, device="cpu"))[0]
+    other = half_policy(make_r1_standin(tmp_path / "r1"), False)
     (tmp_path / "nanoprune.json").write_text(f'{{"base": "tiny", "base_fingerprint": "{fingerprint(half)}"}}')
     assert "not those of" in refusal(capsys, lambda: check_base(str(tmp_path), other, "r1"))
 

@@ -257,13 +257,19 @@ def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float,
 
 
 def full_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """(out, in) weight of a linear layer with its 4-bit storage undone and its active LoRA added."""
+    """(out, in) weight of a linear layer with its 4-bit storage undone and its active LoRA added.
+
+    Float32 where either is there, so that whoever wants 16 bits rounds once. Added to a 4-bit base already rounded, a
+    LoRA smaller than half a rounding step would be lost altogether (dev/small_deltas.py).
+    """
     linear = getattr(layer, "base_layer", layer)
     weight = linear.weight
-    if getattr(weight, "quant_state", None) is not None:
+    if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        weight = dequantize_4bit(weight.data, weight.quant_state)
+        state = copy.copy(state)
+        state.dtype = torch.float32
+        weight = dequantize_4bit(weight.data, state)
     if linear is not layer and not layer.disable_adapters:
         for name in (n for n in layer.active_adapters if n in layer.scaling):  # not every adapter is on every layer
             weight = weight.float() + layer.get_delta_weight(name).float()

@@ -23,8 +23,8 @@ from engine.memory import head_dim, out_of_memory
 class SlotCache:
     """KV cache of fixed rows, each with its own length, and the attention over it. Rows 0..n-1 are live.
 
-    `decode_layers` calls `write` and `attend` once a layer. A `transformers` decoder of its own calls `update`: what that
-    returns goes, unread, to the attention function, which is `slot_attention` below. There are two ways to attend:
+    `decode_layers` calls `write` and `attend` once a layer. A decoder's own forward calls `update`: what that returns
+    goes, unread, to the attention function of `transformers`, which is `slot_attention` below. Two ways to attend:
 
     - `varlen_attn` reads what each row has and no more (CUDA in 16 bits);
     - elsewhere a masked attention reads the width of the longest row. So that one long row does not make every row
@@ -44,11 +44,11 @@ class SlotCache:
         # Zeros, not empty: a masked position still enters the product, and 0 * NaN is NaN. varlen_attn wants the
         # tokens of a row one after the other; the masked attention is faster where those of a head are.
         shape = (width, self.heads, self.dim) if varlen else (self.heads, width, self.dim)
-        # One tensor for all layers, for keys and values: a band is cut, or a row moved, in all of them at once.
+        # One tensor for the keys and values of all layers: a band is cut, or a row moved, in all of them at once.
         store = torch.zeros((c.num_hidden_layers, 2, rows, *shape), dtype=model.dtype, device=device)
         if varlen:
             self.flat = [pair.unbind() for pair in store.flatten(2, 3).unbind()]  # (rows * width, KV heads, dim) each
-        self.store = store.transpose(3, 4) if varlen else store                  # (layers, 2, rows, KV heads, width, dim)
+        self.store = store.transpose(3, 4) if varlen else store          # (layers, 2, rows, KV heads, width, dim)
         self.layers = self.store.unbind()
         self.length = torch.zeros(rows, dtype=torch.long, device=device)         # (rows,) tokens in the cache
         self.index = torch.arange(rows, device=device)
@@ -228,9 +228,9 @@ def unroll(decoder, width: int, like: torch.Tensor) -> Unrolled:
     gate_up = [joined(layer.mlp.gate_proj, layer.mlp.up_proj) for layer in decoder.layers]
     norms = [None] * len(attentions)
     if hasattr(attentions[0], "q_norm"):
-        sizes = (c.num_attention_heads, c.num_key_value_heads)
-        both = [[norm.weight.detach().expand(n, -1) for norm, n in zip((a.q_norm, a.k_norm), sizes)] for a in attentions]
-        norms = [torch.cat(pair) for pair in both]
+        q, k = c.num_attention_heads, c.num_key_value_heads
+        both = [(a.q_norm.weight.expand(q, -1), a.k_norm.weight.expand(k, -1)) for a in attentions]
+        norms = [torch.cat(pair).detach() for pair in both]
     return Unrolled(cos[0], sin[0], qkv, gate_up, norms)
 
 
@@ -345,14 +345,15 @@ def draw_in_blocks(weight: torch.Tensor, u: torch.Tensor, block: int) -> torch.T
 
 
 def draw_nucleus(weight: torch.Tensor, u: torch.Tensor, top_p: float) -> torch.Tensor:
-    """`draw` from the smallest set of tokens with at least `top_p`: a token is out if what stands before it has that."""
-    vocab, cpu = weight.shape[1], weight.device.type == "cpu"
-    # To sort all of a vocabulary of 152k takes longer than a small model does. On a CPU looking at a value is free.
-    for k in (k for k in (64, 1024) if cpu and k < vocab):
+    """`draw` from the smallest set of tokens with at least `top_p`: one is out if what stands before it has that."""
+    cpu = weight.device.type == "cpu"
+    # To sort a vocabulary of 152k takes longer than a small model does. Most often a few tokens are enough, and on a
+    # CPU it costs nothing to look whether they are. On CUDA nothing may wait for a value.
+    for k in (k for k in (64, 1024) if cpu and k < weight.shape[1]):
         ordered, order = weight.topk(k)                                          # (n, k)
         before = ordered.cumsum(-1) - ordered
         out = before >= top_p
-        # Of equal weights on both sides of the edge the sort knows which are out; rounding is below 1e-6.
+        # Where equal weights stand on both sides of the edge, the sort decides which are out. 1e-6: rounding.
         tie = (ordered[:, 1:] == ordered[:, :-1]) & (out[:, 1:] != out[:, :-1])
         if bool((before[:, -1] >= top_p + 1e-6).all()) and not bool(tie.any()):
             order, place = order.sort(-1)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from engine.files import OptionError, first_line
-from engine.memory import head_dim, out_of_memory
+from engine.memory import head_dim, micro_batches, out_of_memory
+from engine.policy import linear
 
 
 class SlotCache:
@@ -202,7 +203,7 @@ def joined(*layers: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor] |
             weight.data = part
     whole = weights[0].detach().as_strided((sum(sizes), width), (width, 1))
     bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
-    return functools.partial(F.linear, weight=whole, bias=bias)
+    return functools.partial(linear, weight=whole, bias=bias)
 
 
 class Unrolled(NamedTuple):
@@ -387,34 +388,43 @@ def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p:
 
 
 class Prefill:
-    """Keys and values of all but the last token of each prompt, made a batch of prompts at a time.
+    """Keys and values of all but the last token of each prompt, made for many prompts at a time.
 
-    Requests come prompt by prompt, so only the batch that is being read is kept.
+    Requests come prompt by prompt, so only the prompts that are being read are kept.
     """
 
     def __init__(self, model, prompts: Sequence[list[int]], tokens: int = 4096):
         self.model, self.prompts, self.tokens = model, prompts, tokens
-        self.first, self.layers = 0, []                                          # of the batch that is kept
-        self.size = 0
+        self.first, self.kept = 0, []                                            # of the prompts that are kept
 
     def __getitem__(self, i: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """A layer each: keys and values of prompt i, (KV heads, tokens, dim); no layers for a prompt of one token."""
-        if not self.first <= i < self.first + self.size:
+        if not self.first <= i < self.first + len(self.kept):
             longest = max(len(p) for p in self.prompts[i : i + 64])
-            self.first, self.size = i, min(len(self.prompts) - i, 64, max(1, self.tokens // longest))
-            self.layers = []  # before the next batch is made
-            self.layers = self.run(self.prompts[i : i + self.size])
-        return [(keys[i - self.first], values[i - self.first]) for keys, values in self.layers]
+            self.first, self.kept = i, []  # before the next ones are made
+            self.kept = self.run(self.prompts[i : i + min(64, max(1, self.tokens // longest))])
+        return self.kept[i - self.first]
 
-    def run(self, prompts: Sequence[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A layer each: keys and values of a batch, (prompts, KV heads, width, dim), padded on the right."""
+    def run(self, prompts: Sequence[list[int]]) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """The same for several prompts, padded on the right."""
+        lengths, made = [len(p) - 1 for p in prompts], [[] for _ in prompts]
+        # On a CPU only those of like length go together where padding to the longest would add more than a quarter.
+        # On CUDA fewer, larger forwards are faster.
+        padded = max(lengths) * len(lengths) > 1.25 * sum(lengths) and self.model.device.type == "cpu"
+        for batch in micro_batches(lengths, 512) if padded else [range(len(lengths))]:
+            for i, layers in zip(batch, self.forward([prompts[i][:-1] for i in batch])):
+                made[i] = layers
+        return made
+
+    def forward(self, prompts: list[list[int]]) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """A prompt each, a layer each: keys and values, (KV heads, width, dim)."""
         from transformers import DynamicCache
 
-        width = max(len(p) for p in prompts) - 1
+        width = max(map(len, prompts))
         if width == 0:
-            return []
-        ids = torch.tensor([(p[:-1] + [0] * width)[:width] for p in prompts], device=self.model.device)
+            return iter(())
+        ids = torch.tensor([p + [0] * (width - len(p)) for p in prompts], device=self.model.device)
         cache, decoder = DynamicCache(config=self.model.config), self.model.get_decoder()
         # Padding stands behind the prompt, where causal attention never looks: no mask is needed.
         decoder(input_ids=ids, use_cache=True, **{cache_argument(decoder): cache})
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return zip(*(zip(layer.keys, layer.values) for layer in cache.layers))

@@ -112,3 +112,12 @@ def test_draws_in_blocks_are_right_up_to_rounding(kind, vocab, block):
     assert (cdf[token[:, 0]] > target - 1e-7).all() and (cdf[token[:, 0]] - mine < target + 1e-7).all()
     if vocab == 500:
         assert torch.equal(token, by_full_sort(weight, u, 1.0))
+
+
+def test_a_draw_on_the_edge_of_a_block_gives_no_token_of_weight_0():
+    weight = torch.rand(1, 6400, generator=torch.Generator().manual_seed(0))
+    weight.view(-1, 100)[:, 50:] = 0                                             # each block ends in such tokens
+    edges = weight.view(-1, 100).sum(-1).cumsum(-1)[:-1] / weight.sum()
+    u = (edges[:, None] + torch.arange(-8, 9) * 2.0**-25).view(-1, 1)
+    token = draw_in_blocks(weight.expand(len(u), -1).contiguous(), u, 100)
+    assert (weight[0, token] > 0).all()

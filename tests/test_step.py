@@ -1,11 +1,12 @@
 """One step of the decode loop: how many operations it takes, and the token it draws. Run: python -m pytest tests/test_step.py"""
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import sampled
 from dev.bench_models import random_model, word_tokenizer
-from engine.policy import merged_copy
+from engine.policy import linear, merged_copy
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, draw, draw_in_blocks, draw_nucleus
 from standin import make_r1_standin, with_lora
@@ -121,3 +122,31 @@ def test_a_draw_on_the_edge_of_a_block_gives_no_token_of_weight_0():
     u = (edges[:, None] + torch.arange(-8, 9) * 2.0**-25).view(-1, 1)
     token = draw_in_blocks(weight.expand(len(u), -1).contiguous(), u, 100)
     assert (weight[0, token] > 0).all()
+
+
+# ---------------------------------------------------------------------------------------- larger models on a CPU
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+@pytest.mark.parametrize("shape", [(1024, 256), (256, 1024)])
+def test_few_rows_are_multiplied_to_the_same_result(n, shape):
+    x, weight, bias = torch.randn(n, shape[1]), torch.randn(shape) / 16, torch.randn(shape[0])
+    for more in ((), (bias,)):
+        ours = linear(x, weight, *more)
+        assert ours.is_contiguous() and torch.allclose(ours, F.linear(x, weight, *more), atol=1e-5)
+
+
+def test_prompts_of_like_length_are_run_together_and_give_the_same_keys_and_values(monkeypatch):
+    model, forwards = random_model("tiny", torch.device("cpu")), []
+    prompts = [[3 + (7 * k + i) % 60 for i in range(n)] for k, n in enumerate([1, 90, 40, 88, 41, 1, 300])]
+    plain = Prefill.forward
+    monkeypatch.setattr(Prefill, "forward", lambda self, p: (forwards.append([len(x) for x in p]), plain(self, p))[1])
+    with torch.no_grad():
+        prefill = Prefill(model, prompts)
+        for i, prompt in enumerate(prompts):
+            alone = next(plain(prefill, [prompt[:-1]]), [])
+            assert len(prompt) == 1 or len(prefill[i]) == len(alone) == 1        # layer
+            for ours, theirs in zip(prefill[i], alone):
+                for a, b in zip(ours, theirs):
+                    assert torch.allclose(a[:, : len(prompt) - 1], b, atol=1e-5)
+    assert forwards == [[299], [89, 87, 40, 39, 0], [0]]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from engine.files import OptionError, first_line
 from engine.memory import head_dim, micro_batches, out_of_memory
-from engine.policy import linear
+from engine.policy import multiply
 
 
 class SlotCache:
@@ -203,7 +203,7 @@ def joined(*layers: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor] |
             weight.data = part
     whole = weights[0].detach().as_strided((sum(sizes), width), (width, 1))
     bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
-    return functools.partial(linear, weight=whole, bias=bias)
+    return functools.partial(multiply, weight=whole, bias=bias)
 
 
 class Unrolled(NamedTuple):

@@ -1,4 +1,4 @@
-"""One step of the decode loop: how many operations it takes, and the token it draws. Run: python -m pytest tests/test_step.py"""
+"""One step of the decode loop: its operations, the token it draws. Run: python -m pytest tests/test_step.py"""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import sampled
 from dev.bench_models import random_model, word_tokenizer
-from engine.policy import linear, merged_copy
+from engine.policy import merged_copy, multiply
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, draw, draw_in_blocks, draw_nucleus
 from standin import make_r1_standin, with_lora
@@ -132,7 +132,7 @@ def test_a_draw_on_the_edge_of_a_block_gives_no_token_of_weight_0():
 def test_few_rows_are_multiplied_to_the_same_result(n, shape):
     x, weight, bias = torch.randn(n, shape[1]), torch.randn(shape) / 16, torch.randn(shape[0])
     for more in ((), (bias,)):
-        ours = linear(x, weight, *more)
+        ours = multiply(x, weight, *more)
         assert ours.is_contiguous() and torch.allclose(ours, F.linear(x, weight, *more), atol=1e-5)
 
 

@@ -221,9 +221,14 @@ def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
     On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
     """
-    if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
-        return multiply(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
-    return head(hidden).float()
+    if hidden.device.type != "cpu" or type(head) is not torch.nn.Linear:
+        return head(hidden).float()
+    hidden, bias = hidden.float(), None if head.bias is None else head.bias.float()
+    if head.weight.dtype == torch.float32:
+        return multiply(hidden, head.weight, bias)
+    # Block by block, as a float32 copy of the whole head, made at every token, would take longer than the product.
+    logits = torch.cat([F.linear(hidden, block.float()) for block in head.weight.split(4096)], dim=1)
+    return logits if bias is None else logits + bias
 
 
 def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:

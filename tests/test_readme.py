@@ -85,6 +85,8 @@ def check_script(script: str, words: list[str]) -> None:
         assert len(words) == (2 if script == "eval.py" else 1)
     elif script == "data/toy.py" and words[:1] == ["stats"]:
         assert words[1:]
+    elif script == "data/gym.py":
+        check_options("data.gym", words[1:])
     elif script.startswith("tests/"):
         assert not words
     elif script == "dev/bench.py":

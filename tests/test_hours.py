@@ -93,6 +93,39 @@ def test_the_head_of_a_config_is_what_its_command_prints(path, capsys, monkeypat
     assert printed == re.findall(r"^#   RTX .*$", text, re.M) and len(printed) == 2
 
 
+def rows_of(title: str) -> list[list[str]]:
+    """The body of the table in a section of docs/speed.md; an empty cell is the one above it."""
+    section = (ROOT / "docs/speed.md").read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)][2:]
+    for above, row in zip(rows, rows[1:]):
+        row[:] = [cell or old for cell, old in zip(row, above)]
+    return rows
+
+
+def test_the_table_of_memory_is_what_the_planner_says():
+    model = ""
+    for words, card, weights, *figures in rows_of("Memory"):
+        model = model if words == "the same" else words
+        size, micro = ("r1_7b", 8192) if "7B" in model else ("r1_1.5b", 16384)
+        cfg = options(tokens_per_micro_batch=micro, rows=128, rollout_weights="live" if size == "r1_7b" else "auto")
+        p = memory.plan(shape_config(size), cfg, int(card.split()[0]) * 10**9 - memory.CONTEXT)
+        gb = [f"{part / 1e9:.2f}" for part in (p.base, p.copy, p.lora)]
+        gb[1] = gb[1] if p.copy else "-"
+        either = f"{p.sampling / 1e9:.1f} or {p.update / 1e9:.1f}"
+        assert [weights, *figures] == [p.weights, str(p.rows), *gb, either, f"{p.peak / 1e9:.1f}"], (model, card)
+        assert p.fits
+
+
+def test_the_table_of_hours_is_what_the_planner_says():
+    for words, card, *figures in rows_of("Hours"):
+        name = next((path.stem for path in CONFIGS if path.stem in words), "r1_1.5b_24gb")
+        cfg = parse(bench.Hours, args=["--config", str(ROOT / f"config/{name}.yaml")])
+        if sizes := re.search(r"(\d+) steps of (\d+) x (\d+)", words):
+            cfg.steps, cfg.problems_per_step, cfg.group = map(int, sizes.groups())
+        _, rounds, around = hours.of_schedule(shape_config(name.rsplit("_", 1)[0]), cfg, card, 60, 500)
+        assert figures == [f"{rounds:.0f}", f"{around:.0f}"], (words, card)
+
+
 # ---------------------------------------------------------------------------------------- as measured
 
 

@@ -368,3 +368,10 @@ def test_where_the_driver_would_spill_to_the_host_torch_is_held_to_the_card(monk
     assert shares == ([pytest.approx((21 * GB - memory.LOADED) / (24 * GB))] if held else [])
     memory.never_spill(torch.device("cpu"))
     assert len(shares) == held
+
+
+def test_torch_is_held_before_the_model_is_loaded(tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr("engine.policy.never_spill", lambda device: held.append(device.type))
+    with_lora(make_tiny(tmp_path / "model"))
+    assert held == ["cpu"]

@@ -40,7 +40,6 @@ import torch
 from engine import alarms, hours
 from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
 from engine.files import MEMORY, EvalOptions, die, explained, read_json, run, write_text
-from engine.memory import memory_plan
 from engine.policy import load_adapter, load_trainable
 from engine.problems import load_problems
 from engine.rewards import by_name
@@ -223,12 +222,7 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     size = sum(p.numel() for p in parameters)
     notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
-    if base.device.type == "cuda":
-        found = memory_plan(base, cfg, tokens_per_row)
-        notes.append(found.line())
-        if card := hours.card_of(torch.cuda.get_device_name(base.device)):
-            notes.append(hours.of_round(base.config, cfg, found, card, len(val_problems)).line(card))
-    folder.start(policy, optimizer, notes)
+    folder.start(policy, optimizer, notes + hours.before(base, cfg, tokens_per_row, len(val_problems)))
     opened = Round(cfg, folder, problems, val_problems, prompts, reward_of, policy, sampler, optimizer)
     opened.reference = open_reference(opened)
     return opened

@@ -12,8 +12,10 @@ import math
 from dataclasses import dataclass
 from statistics import fmean as mean
 
+import torch
+
 from engine.checkpoints import Step
-from engine.memory import CONTEXT, Plan, count, head_dim, kv_bytes, plan
+from engine.memory import CONTEXT, Plan, count, head_dim, kv_bytes, memory_plan, plan
 
 # name: GB of memory, GB/s, TFLOPS of dense bfloat16 with float32 sums (a T4: float16). From the makers' data sheets.
 CARDS = {
@@ -130,6 +132,16 @@ def of_schedule(config, options, card: str, val_problems: int, test_problems: in
     sizes = (val_problems * options.reference_samples, *[test_problems * options.test_samples] * 2)
     around = sum(evaluation_seconds(config, options, p, card, answers) for answers in sizes) / 3600
     return rounds[0][0], sum(hours for _, hours in rounds), around
+
+
+def before(model, options, tokens_per_row: int, val_problems: int) -> list[str]:
+    """What a round on a card prints before it starts: its plan of memory, and its hours where the card is known."""
+    if model.device.type != "cuda":
+        return []
+    p, card = memory_plan(model, options, tokens_per_row), card_of(torch.cuda.get_device_name(model.device))
+    if not card:
+        return [p.line(), "hours of this round: after its first step, as engine/hours.py does not know this card"]
+    return [p.line(), of_round(model.config, options, p, card, val_problems).line(card)]
 
 
 # ---------------------------------------------------------------------------------------- once it runs

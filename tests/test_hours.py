@@ -3,8 +3,10 @@ import dataclasses
 import doctest
 import re
 import shlex
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import train_prune
 from conftest import ROOT
@@ -72,9 +74,19 @@ def test_each_part_grows_with_what_it_is_made_of(r1):
     assert round_of(r1, card="RTX 3090").whole > 1.2 * one.whole
 
 
-def test_before_a_round_its_hours_are_one_line_that_says_what_they_are(r1):
-    line = round_of(r1).line("RTX 4090")
-    assert "arithmetic and not measured" in line and "RTX 4090: 1008 GB/s" in line and "\n" not in line
+@pytest.mark.parametrize("name, words", [
+    ("NVIDIA GeForce RTX 4090", "RTX 4090: 1008 GB/s"), ("NVIDIA Later Card", "after its first step")])
+def test_a_round_on_a_card_says_memory_and_hours_before_it_starts(r1, monkeypatch, name, words):
+    monkeypatch.setattr("engine.memory.free_bytes", lambda device: 23 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    model = SimpleNamespace(device=torch.device("cuda"), config=r1)
+    memory_line, line = hours.before(model, options(), 4300, 60)
+    assert memory_line.startswith("memory plan") and words in line and "\n" not in line
+    assert ("arithmetic and not measured" in line) == ("4090" in name)
+
+
+def test_on_a_cpu_nothing_is_said_before_the_first_step(r1):
+    assert hours.before(SimpleNamespace(device=torch.device("cpu"), config=r1), options(), 4300, 60) == []
 
 
 def test_the_default_for_24_gb_is_a_night_on_a_4090():

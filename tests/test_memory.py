@@ -99,11 +99,11 @@ def test_a_row_holds_its_keys_and_values_and_twice_what_its_token_is_drawn_with(
     assert p.row == 4300 * (28 * 1024 + 18) + 2 * bytes_a_logit * 151936
 
 
-@pytest.mark.parametrize("top_p, bytes_a_logit", [(1.0, memory.DRAWN), (0.95, memory.CUT)])
+@pytest.mark.parametrize("top_p, bytes_a_logit", [(1.0, memory.DRAWN), (0.95, memory.CUT)])  # a card's sort takes more
 def test_a_token_is_drawn_with_no_more_than_is_planned_for_it(top_p, bytes_a_logit):
     hidden, head, u = torch.randn(64, 16).bfloat16(), torch.randn(8192, 16).bfloat16(), torch.rand(64, 1)
     peak = peak_of(lambda: pick_token(F.linear(hidden, head).float(), u, 0.6, top_p))
-    assert 0.5 * bytes_a_logit * 64 * 8192 < peak <= 1.02 * bytes_a_logit * 64 * 8192
+    assert 12 * 64 * 8192 < peak <= bytes_a_logit * 64 * 8192
 
 
 def test_the_reference_of_a_later_round_is_a_second_lora(r1):

@@ -90,8 +90,8 @@ def hours(cfg: Hours) -> None:
         p, rounds, around = roofline.of_schedule(shape, cfg, card, cfg.val_problems, cfg.test_problems)
         paper = dataclasses.replace(cfg, problems_per_step=128, group=16, steps=190)
         _, whole, _ = roofline.of_schedule(shape, paper, card, cfg.val_problems, cfg.test_problems)
-        print(f"#   {card}: peak {p.peak / 1e9:.1f} GB; rounds {rounds:.0f} hours, evaluations around them {around:.0f}; "
-              f"the paper's steps (190 of 128 x 16) {whole:.0f} hours")  # fmt: skip
+        print(f"#   {card}: peak {p.peak / 1e9:.1f} GB; hours: rounds {rounds:.0f}, evaluations {around:.0f}, "
+              f"rounds at the paper's size (190 steps of 128 x 16) {whole:.0f}")  # fmt: skip
         rows.append({"setting": card, "peak_gb": round(p.peak / 1e9, 2), "fits": p.fits, "rows": p.rows})
         rows[-1] |= {"rounds_hours": round(rounds, 2), "around_hours": round(around, 2), "paper_hours": round(whole, 1)}
     report("hours", "arithmetic", ["transformers"], rows)

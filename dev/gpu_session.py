@@ -69,6 +69,7 @@ def work(s: Config, name: str) -> None:
             row |= {"ok": False, "error": f"{type(error).__name__}: {first_line(error)}"}
         row["stage_s"] = round(time.monotonic() - began, 1)
         path.with_suffix(".json").write_text(json.dumps(row) + "\n")
+        said.flush()
         os._exit(0)  # without the caller's own end, where this is a fork of it
 
 
@@ -80,11 +81,14 @@ def run_stage(s: Config, name: str, limit: float) -> dict:
         import bitsandbytes, datasets, peft, train_prune  # noqa: F401, E401
     process = multiprocessing.get_context("fork" if s.rehearse else "spawn").Process(target=work, args=(s, name))
     process.start()
-    process.join(limit)
-    if process.exitcode is None:
+    try:
+        process.join(limit)
+        late = process.exitcode is None
+    finally:  # interrupted as well: it ends with all that it started
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
+    if late:
         return {"stage": name, "ok": False, "error": f"not done after {limit:.0f} s"}
     if not path.is_file():
         return {"stage": name, "ok": False, "error": f"ended with status {process.exitcode}"}

@@ -58,11 +58,13 @@ class Hours:
 def card_of(name: str) -> str:
     """The key of CARDS in a device's name, the longest that fits; empty for a card that is not there.
 
-    >>> card_of("NVIDIA GeForce RTX 4060 Ti"), card_of("NVIDIA A100-SXM4-40GB"), card_of("Radeon")
+    >>> card_of("NVIDIA GeForce RTX 4060 Ti"), card_of("NVIDIA A100-SXM4-40GB"), card_of("RTX 4090 Laptop GPU")
     ('RTX 4060 Ti', 'A100', '')
     """
     words = f" {name.replace('-', ' ')} "
-    return max((card for card in CARDS if f" {card} " in words), key=len, default="")
+    found = max((card for card in CARDS if f" {card} " in words), key=len, default="")
+    others = {"Ti", "SUPER", "D", "Laptop"} & set(words.replace(found, "").split())  # of the same name, not as fast
+    return "" if others else found
 
 
 def sampling_seconds(config, options, p: Plan, card: str, answers: int, cap: int) -> float:
@@ -83,13 +85,13 @@ def sampling_seconds(config, options, p: Plan, card: str, answers: int, cap: int
     return max(seconds, steps * EAGER) if p.weights == "live" else seconds + steps * LAUNCHES
 
 
-def update_seconds(config, options, p: Plan, card: str, answers: int, cap: int) -> float:
+def update_seconds(config, options, card: str, answers: int, cap: int) -> float:
     """Seconds of the passes over one batch: all its groups, as how many will be dead is not known."""
     _, speed, tflops = CARDS[card]
     n, length = count(config), ASKED + LENGTH * cap
-    passes = getattr(options, "passes", 1)
+    passes = options.passes
     forwards = passes * (1 if options.gradient_checkpointing == "false" else 2)
-    forwards += (options.beta > 0) + (options.updates_per_batch * passes > 1)
+    forwards += (options.beta > 0) + (options.updates_per_batch > 1)  # of the reference, of the old log-probs
     weights = n["linear"] + config.vocab_size * config.hidden_size + options.lora_r * n["sides"]
     attended = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim(config) * length / 2
     # The frozen weights take no gradient: a backward costs what a forward does, in attention 2.5 times that.
@@ -113,7 +115,7 @@ def of_round(config, options, p: Plan, card: str, val_problems: int) -> Hours:
     """
     answers = options.problems_per_step * options.group
     sampling = options.steps * sampling_seconds(config, options, p, card, answers, options.cap)
-    update = options.steps * update_seconds(config, options, p, card, answers, options.cap)
+    update = options.steps * update_seconds(config, options, card, answers, options.cap)
     checks = math.ceil(options.steps / options.checkpoint_every)
     sizes = [options.eval_samples] * checks + [options.confirm_samples] * AGAIN
     sizes += [] if options.reference else [options.reference_samples]

@@ -57,7 +57,7 @@ def test_a_decode_step_takes_what_was_added_up_by_hand(r1):
 def test_the_update_of_a_batch_is_counted_by_hand(r1):
     """Forward twice and backward once over 1.31 + 0.23 + 0.037 billion weights; no KL, no attention to speak of."""
     cfg = options(beta=0.0)
-    seconds = hours.update_seconds(r1, cfg, planned(r1, cfg), "RTX 4090", answers=1, cap=0)
+    seconds = hours.update_seconds(r1, cfg, "RTX 4090", answers=1, cap=0)
     work = 3 * 2 * (1.310e9 + 0.2334e9 + 0.0369e9) / (hours.COMPUTE * 165e12)
     moved = 4 * hours.SIDE * 28 * 41_472 / (hours.READ * 1008e9)  # in + out: q, o 3072 each, k, v 1792, three of 10496
     assert seconds / hours.ASKED == pytest.approx(work + moved, rel=0.01)
@@ -108,7 +108,8 @@ def test_the_head_of_a_config_is_what_its_command_prints(path, capsys, monkeypat
 def rows_of(title: str) -> list[list[str]]:
     """The body of the table in a section of docs/speed.md; an empty cell is the one above it."""
     section = (ROOT / "docs/speed.md").read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)][2:]
+    lines = re.findall(r"^\|.*\|$", section, re.M)[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     for above, row in zip(rows, rows[1:]):
         row[:] = [cell or old for cell, old in zip(row, above)]
     return rows

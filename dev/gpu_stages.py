@@ -197,8 +197,8 @@ def graph(s) -> dict:
 
 
 def tests(s) -> dict:
-    """tests/test_sample.py with its CUDA tests. The rehearsal leaves it to the suite, of which it is a part."""
-    words = ["--version"] if s.rehearse else ["-q", "-x", "tests/test_sample.py"]
+    """The tests that need a card, and the sampler's. The rehearsal leaves them to the suite, of which they are a part."""
+    words = ["--version"] if s.rehearse else ["-q", "-x", "--cuda", "tests/test_cuda.py", "tests/test_sample.py"]
     return {"pytest": command(sys.executable, "-m", "pytest", *words)}
 
 

@@ -197,7 +197,7 @@ def graph(s) -> dict:
 
 
 def tests(s) -> dict:
-    """The tests that need a card, and the sampler's. The rehearsal leaves them to the suite, of which they are a part."""
+    """The tests that need a card, and the sampler's. The rehearsal leaves them to the suite."""
     words = ["--version"] if s.rehearse else ["-q", "-x", "--cuda", "tests/test_cuda.py", "tests/test_sample.py"]
     return {"pytest": command(sys.executable, "-m", "pytest", *words)}
 

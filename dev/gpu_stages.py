@@ -226,25 +226,24 @@ def memory(s) -> dict:
     """Peak against plan on a card held to 24 and 12 GB; then memory that runs out in sampling, capture and update."""
     figures = {}
     for gb in () if s.rehearse else (24, 12):
-        whole = torch.cuda.mem_get_info()[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gb * 1e9 / whole))
-        model, tokens = random_model(s.size, s.device), 4096
-        options = Options(load_4bit=False, rollout_weights="live")
-        sampler = Sampler(model, word_tokenizer(model.config.vocab_size), options, decode="graph", end_ids=[-1])
-        planned = memory_plan(model, options, tokens)
-        fresh_peak(s.device)
-        requests = Requests([[3] * (tokens - 8)], planned.rows, [8] * planned.rows, 1.0, 1.0, 0, "", None)
-        sampler.decode(requests, planned.rows)
-        figures[f"rows_{gb}_gb"] = planned.rows
-        figures[f"peak_to_plan_{gb}_gb"] = round(peak_bytes(s.device) / planned.peak, 3)
-        # More rows than there is room for: it must end with fewer.
-        sampler.rows = 4 * planned.rows
-        with mock.patch("sample.choose_rows", lambda *a, **k: sampler.rows):
-            sampler.sample([[3] * (tokens - 8)], sampler.rows, cap=8)
-        figures[f"rows_that_fitted_{gb}_gb"] = sampler.rows
-        del model, sampler
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        figures |= held_to(s, gb)
     return figures | runs_out(s)
+
+
+def held_to(s, gb: int, tokens: int = 4096) -> dict:
+    """Rows of `tokens` tokens on so many GB: as many as planned, and what is left of four times as many."""
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gb * 1e9 / torch.cuda.mem_get_info()[1]))
+    model, options = random_model(s.size, s.device), Options(load_4bit=False, rollout_weights="live")
+    sampler = Sampler(model, word_tokenizer(model.config.vocab_size), options, decode="graph", end_ids=[-1])
+    planned, prompt = memory_plan(model, options, tokens), [3] * (tokens - 8)
+    fresh_peak(s.device)
+    sampler.decode(Requests([prompt], planned.rows, [8] * planned.rows, 1.0, 1.0, 0, "", None), planned.rows)
+    figures = {"rows": planned.rows, "peak_to_plan": round(peak_bytes(s.device) / planned.peak, 3)}
+    sampler.rows = 4 * planned.rows
+    with mock.patch.object(sample, "choose_rows", lambda *_: sampler.rows):
+        sampler.sample([prompt], sampler.rows, cap=8)
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return {f"{gb}_gb_{name}": figure for name, figure in (figures | {"rows_that_fitted": sampler.rows}).items()}
 
 
 def runs_out(s) -> dict:

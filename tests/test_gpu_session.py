@@ -3,7 +3,6 @@ import json
 import os
 import time
 
-import pytest
 import torch
 
 from conftest import refusal

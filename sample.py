@@ -153,7 +153,7 @@ class Sampler:
     Args:
         policy: What `load_policy` returned, or any `transformers` decoder.
         options: `rows`, `rollout_weights` and what else `memory.plan` reads.
-        tokens_per_row: Longest prompt plus cap of all calls to come, for the plan of memory; 0 takes each call's own.
+        tokens_per_row: Longest prompt plus cap of training, for the choice between merged and live weights on a card.
         decode: graph: one CUDA graph a step (auto: where `varlen_attn` works and the weights are not 4-bit).
         end_ids: Tokens that end a response; by default those of the tokenizer and of the model's generation config.
 
@@ -173,7 +173,7 @@ class Sampler:
     ):
         self.policy, self.tokenizer, self.options = policy, tokenizer, options
         self.model = rollout_model(policy, options, tokens_per_row)
-        self.rows, self.tokens_per_row, self.decode_with = options.rows, tokens_per_row, decode
+        self.rows, self.decode_with = options.rows, decode
         self.four_bit = any(getattr(p, "quant_state", None) is not None for p in self.model.parameters())
         end = self.model.generation_config.eos_token_id
         ends = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
@@ -200,7 +200,7 @@ class Sampler:
     ) -> list[Rollout]:
         """Samples `samples` capped answers to each prompt; element i * samples + j is answer j to prompt i.
 
-        Where memory runs out, it begins again with half the rows; in float32 the answers do not depend on the rows.
+        Where memory runs out, it begins again with fewer rows; in float32 the answers do not depend on the rows.
 
         Args:
             prompts: Token ids of each prompt.
@@ -221,8 +221,8 @@ class Sampler:
         requests.check(self.model.config)
         if len(requests) == 0:
             return []
-        tokens = self.tokens_per_row or requests.longest + max(caps)
-        rows = min(choose_rows(self.model, self.options, tokens, self.rows), len(requests))
+        tokens = requests.longest + max(caps)  # a validation's are more than those of a training step
+        rows = min(choose_rows(self.model, self.options, tokens, self.rows, top_p), len(requests))
         hopeless = f"while sampling one row of {tokens} tokens: lower the cap, or take --load_4bit true"
         rollouts, fitted = until_it_fits(functools.partial(self.decode, requests), rows, 1, "--rows", hopeless)
         self.rows = self.rows if fitted == rows else fitted

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 
 from engine.files import Options, damage, die, explained, note, read_json
-from engine.memory import memory_plan
+from engine.memory import memory_plan, never_spill
 from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
 
@@ -50,6 +50,7 @@ def load_base(options: Options):
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = pick_device(options.device)
+    never_spill(device)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

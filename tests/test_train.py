@@ -599,7 +599,7 @@ def test_memory_that_runs_out_in_the_update_leaves_the_gradient(r1, monkeypatch,
     monkeypatch.setattr(grpo, "token_logp", at_call(token_logp, call, no_memory))
     cfg = Config(beta=0.1, tokens_per_micro_batch=budget)
     got, again = gradient_of(model, rollouts, adv, cfg)
-    assert again["tokens"] <= budget // 2 and "out of memory" in capsys.readouterr().out
+    assert again["tokens"] < budget and "out of memory" in capsys.readouterr().out
     for name, g in wanted.items():
         assert torch.allclose(g, got[name], atol=1e-6), name
     for key in ("loss", "kl", "logp_gap", "weight_mean", "weight_max"):
@@ -635,7 +635,7 @@ def test_memory_that_runs_out_while_sampling_gives_the_same_answers_with_fewer_r
 
     class Small(rows.SlotCache):
         def __init__(self, model, n, width, varlen):
-            if n > 2:
+            if n > 3:
                 raise error
             super().__init__(model, n, width, varlen)
 
@@ -645,7 +645,7 @@ def test_memory_that_runs_out_while_sampling_gives_the_same_answers_with_fewer_r
     sampler = Sampler(model.train(), tokenizer, options)
     got = sampler.sample(prompts, 4, cap=9, seed=3)
     assert [r.ids for r in got] == [r.ids for r in wanted] and base.training
-    assert (sampler.rows, options.rows) == (2, 0) and "trying again with --rows 4" in capsys.readouterr().out
+    assert (sampler.rows, options.rows) == (3, 0) and "trying again with --rows 7" in capsys.readouterr().out
     assert sampler.sample(prompts, 4, cap=9, seed=3) and capsys.readouterr().out == ""
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = {folder!r}
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="{dtype}")
 prompt = {prompt!r}
 problem = {problem!r}
 ids = tokenizer(prompt.replace("PROBLEM", problem), add_special_tokens=False, return_tensors="pt")
@@ -72,8 +72,9 @@ def measure(cfg, folder: Path, problems: list[dict]) -> dict:
     return {name: text.replace("{cap}", str(cap)) for name, text in words.items()} | {
         "kl": apart, "gap": gap, "tokens": len(logp), "n": len(problems), "same": sum(same), "boxed": sum(boxed),
         "right": [sum(verdict.correct for verdict in verdicts) for verdicts in (before, after)],
+        "length": [sum(len(answer.ids) for answer in answers) / len(answers) for answers in greedy],
         "prompt": build_prompt(tokenizer, "PROBLEM", cap, **words), "problem": texts[0], "answer": greedy[1][0].text,
-        "versions": head_line(policy.device),
+        "dtype": str(policy.dtype).removeprefix("torch."), "versions": head_line(policy.device),
     }  # fmt: skip
 
 
@@ -83,16 +84,16 @@ def measure(cfg, folder: Path, problems: list[dict]) -> dict:
 def in_words(found: dict) -> str:
     """The figures of `measure` in two lines.
 
-    >>> figures = {"kl": 0.0123, "gap": 1.5, "tokens": 900, "n": 8, "boxed": 7, "same": 6, "right": [8, 7]}
-    >>> print(in_words(figures))
+    >>> figures = {"kl": 0.0123, "gap": 1.5, "tokens": 900, "n": 8, "boxed": 7, "same": 6}
+    >>> print(in_words(figures | {"right": [8, 7], "length": [90.0, 95.5]}))
     KL 0.0123 nats a token between trained and merged model, largest log-prob gap 1.5, over 900 tokens of 8 rollouts
-    greedy: 7 of 8 answers the same (6 token for token), right 8 before and 7 after
+    greedy, trained and merged: 7 of 8 answers the same (6 token for token), right 8 and 7, mean tokens 90.0 and 95.5
     """
     return (
         f"KL {found['kl']:.3g} nats a token between trained and merged model, largest log-prob gap {found['gap']:.2g}, "
         f"over {found['tokens']} tokens of {found['n']} rollouts\n"
-        f"greedy: {found['boxed']} of {found['n']} answers the same ({found['same']} token for token), right "
-        f"{found['right'][0]} before and {found['right'][1]} after"
+        f"greedy, trained and merged: {found['boxed']} of {found['n']} answers the same ({found['same']} token for "
+        "token), right {} and {}, mean tokens {:.1f} and {:.1f}".format(*found["right"], *found["length"])
     )
 
 
@@ -141,7 +142,7 @@ def model_card(cfg, found: dict, figures: str, test: dict) -> str:
     top = "" if (cfg.keep_top, cfg.scale) == (1, 1) else (
         f" Only the largest {cfg.keep_top:.0%} of each matrix's changes were added, times {cfg.scale:g}."
     )  # fmt: skip
-    snippet = SNIPPET.format(folder=cfg.out, prompt=found["prompt"], problem=found["problem"], cap=cfg.cap)
+    snippet = SNIPPET.format(**found | {"folder": cfg.out, "cap": cfg.cap})
     return f"""---
 base_model: {json.dumps(cfg.model)}
 library_name: transformers
@@ -175,7 +176,7 @@ The chat template was used with {json.dumps(cfg.template_options)} as options.
 
 {indented(snippet)}
 
-The greedy answer, as measured:
+The greedy answer, as measured in {found["dtype"]}:
 
 {indented(found["answer"])}
 

@@ -104,15 +104,17 @@ def write_model(cfg: Config, folder: Path, sampling: dict) -> None:
 
 
 def main(cfg: Config) -> None:
-    out, beside, home = Path(cfg.out), Path(f"{cfg.out}.tmp"), Path(cfg.adapter).parent
+    out, adapter = Path(cfg.out), Path(cfg.adapter)
+    beside, report = out.parent / f"{out.name}.tmp", adapter.parent / "summary.json"
     if not cfg.out or os.path.lexists(out):
         die(f"--out {cfg.out} exists: take another folder" if cfg.out else "give --out FOLDER for the merged model")
     if not (0 < cfg.keep_top <= 1 and 0 < cfg.scale < math.inf and cfg.max_problems >= 0 and cfg.cap >= 0):
         die("--keep_top must be in (0, 1], --scale above 0, --max_problems and --cap at least 0")
     check_adapter(cfg.adapter)
-    made, summary = (read_json(p) if p.is_file() else {}
-                     for p in (Path(cfg.adapter, "nanoprune.json"), home / "summary.json"))  # fmt: skip
-    with explained(f"{home / 'summary.json'} is damaged", KeyError, TypeError, AttributeError):
+    made, summary = (read_json(p) if p.is_file() else {} for p in (adapter / "nanoprune.json", report))
+    with explained(f"{report} is damaged", KeyError, TypeError, AttributeError):
+        if summary and Path(summary["final"]["adapter"]).name != adapter.name:
+            summary = {}  # of another adapter
         figures, test = table(summary), summary.get("final", {})
     for key in ("system", "instruction", "template_options"):  # as it was trained, unless options say otherwise
         if getattr(cfg, key) in (None, {}):
@@ -120,7 +122,7 @@ def main(cfg: Config) -> None:
     cfg.thinking = made.get("thinking", cfg.thinking)
     cfg.data, cfg.cap = cfg.data or test.get("data", ""), cfg.cap or test.get("prompt_cap") or made.get("cap") or 0
     if not (cfg.data and cfg.cap):
-        die(f"{home / 'summary.json'} names no problems or no cap: give --data FILE and --cap N")
+        die(f"no {report} of this adapter names problems and cap: give --data FILE and --cap N")
     compare_prompt(cfg, cfg.adapter)
     problems = load_problems(cfg.data, cfg.problem_key, cfg.answer_key)[: cfg.max_problems or None]
     sampling = {"temperature": test.get("temperature") or 0.6, "top_p": test.get("top_p", 0.95)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import export
@@ -40,7 +40,7 @@ def run(model):
     made = {"base_fingerprint": fingerprint(policy), "system": "Use {cap} tokens.", "instruction": "Box it."}
     (folder / "final/nanoprune.json").write_text(json.dumps(made))
     figures = {"pass@1": 0.5, "pass@1_se": 0.1, "mean_tokens": 321.0, "data": str(data), "prompt_cap": 40, "cap": 50,
-               "temperature": 0.7, "top_p": 0.9, "n_problems": 3, "n_samples": 4}  # fmt: skip
+               "temperature": 0.7, "top_p": 0.9, "n_problems": 3, "n_samples": 4, "adapter": "moved/final"}  # fmt: skip
     summary = {"base": figures | {"mean_tokens": 654.0}, "final": figures, "rounds": [{"cap": 60}, {"cap": 40}]}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -124,9 +124,16 @@ def test_the_card_ends_in_a_command_that_tests_it_as_the_run_was_tested(merged):
 
 
 def test_a_model_that_is_far_from_the_trained_one_is_warned_of(run, capsys):
-    main(config(run, "far", scale=300, max_problems=1, warn_kl=0.01))
+    main(config(run, "far/", scale=300, max_problems=1, warn_kl=0.01))
     assert "warning: a KL above 0.01" in capsys.readouterr().out
     shutil.rmtree(run / "far")
+
+
+def test_an_adapter_without_a_test_is_exported_without_figures(run, capsys):
+    alone = shutil.copytree(run / "final", run / "alone/final")
+    main(config(run, "bare", adapter=alone, data=str(run / "test.jsonl"), cap=9, max_problems=1))
+    assert "there are no test figures" in (run / "bare/README.md").read_text()
+    shutil.rmtree(run / "bare")
 
 
 def test_the_kl_to_itself_is_zero_and_each_way_counts():
@@ -199,8 +206,9 @@ def test_a_lora_on_an_embedding_that_is_the_output_layer_is_refused(tmp_path, ca
     assert "output layer" in refusal(capsys, lambda: main(cfg))
 
 
-def test_without_a_summary_problems_and_cap_must_be_given(run, capsys):
-    lonely = shutil.copytree(run / "final", run / "elsewhere/step0008")
+@pytest.mark.parametrize("place", ["elsewhere/step0008", "other"])
+def test_without_a_summary_of_this_adapter_problems_and_cap_must_be_given(run, place, capsys):
+    lonely = shutil.copytree(run / "final", run / place)
     assert "give --data FILE and --cap N" in refusal(capsys, lambda: main(config(run, "new", adapter=lonely)))
 
 

@@ -1,4 +1,4 @@
-"""docs/colab.ipynb and the snippets of docs/use.md. Run after `bash schedule.sh`: python -m pytest tests/test_notebook.py
+"""docs/colab.ipynb and the Python of docs/use.md. Run after `bash schedule.sh`: python -m pytest tests/test_notebook.py
 
 The two that run code need out/toy and skip without it. They write trace.html and merged/ into it.
 """

@@ -9,7 +9,7 @@ rounded once to their precision: nothing is merged into the 4-bit weights. So th
 that was trained and tested. This script measures how far the two are apart, on the very files that it has written.
 
 --keep_top and --scale add only the largest entries of each matrix, times a factor, as DLER does (arXiv:2510.15110):
-there 0.25 and 0.7 kept most of the shortening, and more of what the base knew.
+with 0.25 and 0.7 their 8B model used 46 % fewer tokens than its base and was as often right.
 """
 
 import dataclasses

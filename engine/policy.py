@@ -45,15 +45,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_base(options: Options):
-    """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model."""
+    """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model.
+
+    A `dtype` of "stored", which only export.py asks for, is that of the model's files.
+    """
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = pick_device(options.device)
     never_spill(device)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(options.dtype)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "stored": "auto"}.get(options.dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
@@ -62,7 +65,8 @@ def load_base(options: Options):
             config = AutoConfig.from_pretrained(options.model, trust_remote_code=False)
             check_config(config, options)
             stored = getattr(config, "quantization_config", None)  # in 4 bits already; None would hide that
-            quantised = {"quantization_config": nf4} if options.load_4bit and not stored else {}
+            wanted = options.load_4bit and not stored
+            quantised = {"quantization_config": BitsAndBytesConfig(**nf4)} if wanted else {}
             model, report = AutoModelForCausalLM.from_pretrained(
                 options.model,
                 dtype=dtype,

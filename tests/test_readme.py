@@ -7,6 +7,7 @@ import ast
 import csv
 import importlib
 import itertools
+import json
 import re
 import shlex
 import string
@@ -45,6 +46,8 @@ def commands() -> list[str]:
         prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
         found += sum(map(command_lines, blocks), [])
         found += [x for code in re.findall(r"`([^`]+)`", prose) for x in command_lines(" ".join(code.split()))]
+    cells = json.loads((ROOT / "docs/colab.ipynb").read_text(encoding="utf-8"))["cells"]
+    found += sum((command_lines("".join(cell["source"])) for cell in cells), [])
     for tree in CODE.values():
         found += command_lines(ast.get_docstring(tree) or "")
     for path in SHELL:
@@ -93,7 +96,7 @@ def check_script(script: str, words: list[str]) -> None:
         config, _ = importlib.import_module("dev.bench").COMMANDS[words[0]]
         parse(config, args=words[1:])
     else:
-        also = "train_prune" if script in ("sample.py", "eval.py") else ""
+        also = "train_prune" if script in ("sample.py", "eval.py", "export.py") else ""
         check_options(script.removesuffix(".py").replace("/", "."), words, also)
 
 

@@ -1,6 +1,6 @@
 """Measures the checkpoints of another engine's round and selects among them, as train_prune.py does with its own.
 
-    python -m scale.pick --config config/toy.yaml --cap 260 --checkpoints out/toy_trl/cap260.trl --out_dir out/toy_trl/cap260
+    python -m scale.pick --config config/toy.yaml --cap 260 --checkpoints out/trl/cap260.trl --out_dir out/trl/cap260
 
 Each adapter becomes a checkpoint of ours in --out_dir: validated, with checksums and the words of its prompt beside it.
 The round then ends as every round does, with selection.json and `selected`. If interrupted, run the same command again.

@@ -1,14 +1,11 @@
 """One round on TRL's GRPOTrainer, on as many processes as are started, with our prompts, reward, cap and options.
 
-    torchrun --nproc_per_node 2 -m scale.trl_prune --config config/toy.yaml --cap 260 \
+    torchrun --standalone --nproc_per_node 2 -m scale.trl_prune --config config/toy.yaml --cap 260 \
         --train_data out/toy_data/cap260/train.jsonl --out_dir out/toy_trl/cap260.trl
 
 If interrupted, run the same command again; it resumes from TRL's newest checkpoint. Each process holds the base and the
-LoRA, samples whole groups and grades them; TRL gathers the rewards and averages the gradients. scale/pick.py then
-selects among the checkpoints as train_prune.py does, and `bash scale/schedule.sh` runs all rounds.
-
-How this differs from train_prune.py: problems come in another order, transformers' `generate` or vLLM samples, and the
-rows of docs/trl_verl.md where TRL has no such option (1e-4 beside the deviation, raw rewards in `batch`, no KL clamp).
+LoRA, samples whole groups and grades them; TRL gathers the rewards and averages the gradients. scale/pick.py selects.
+docs/scale.md has the differences from train_prune.py.
 """
 
 import dataclasses
@@ -17,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import yaml
 
 import train_prune
@@ -31,7 +29,7 @@ from scale.rewards import end_ids, score
 
 @dataclass
 class Config(train_prune.Config):
-    """Options of trl_prune.py: those of train_prune.py, and two of TRL's."""
+    """Options of trl_prune.py: those of train_prune.py, and two more."""
 
     train_data: str = "out/export/train.jsonl"
     """File of scale/export_data.py, made for this cap."""
@@ -55,18 +53,18 @@ def reward_function(cfg: Config, tokenizer, ends: list[int], reward_of):
     return prune
 
 
-def grpo_config(cfg: Config, processes: int, on_cpu: bool, ends: list[int]):
-    """Our options under TRL's names; exits with status 2 where the processes cannot hold whole groups."""
+def grpo_config(cfg: Config, state, ends: list[int]):
+    """Our options under TRL's names; exits with status 2 where accelerate's processes cannot hold whole groups."""
     from trl import GRPOConfig
 
+    processes, on_cpu = state.num_processes, state.device.type == "cpu"
     if cfg.problems_per_step % processes:
-        die(f"--problems_per_step {cfg.problems_per_step} is no multiple of the {processes} processes: groups stay whole")
+        die(f"--problems_per_step {cfg.problems_per_step} is no multiple of {processes} processes: groups stay whole")
     rollouts = cfg.problems_per_step * cfg.group // processes  # of a process in a step
     micro = math.gcd(rollouts // cfg.updates_per_batch, cfg.micro_batch)
     updates = cfg.updates_per_batch * cfg.passes  # optimizer steps, which TRL counts, in a step of ours
     return GRPOConfig(
         output_dir=cfg.out_dir, seed=cfg.seed, use_cpu=on_cpu, bf16=not on_cpu, report_to="none", disable_tqdm=True,
-        ddp_find_unused_parameters=False,
         # the batch: P x G rollouts over all processes, whole groups on each
         num_generations=cfg.group, per_device_train_batch_size=micro, steps_per_generation=rollouts // micro,
         gradient_accumulation_steps=rollouts // cfg.updates_per_batch // micro, num_iterations=cfg.passes,
@@ -78,13 +76,11 @@ def grpo_config(cfg: Config, processes: int, on_cpu: bool, ends: list[int]):
         # the loss: over the batch's tokens, cut rollouts in it (docs/trl_verl.md)
         loss_type="dapo", mask_truncated_completions=False, use_bias_correction_kl=False, beta=cfg.beta,
         scale_rewards={"group": "group", "batch": "batch", "center": "none"}[cfg.advantage],
-        epsilon=cfg.clip_low, epsilon_high=cfg.clip_high, importance_sampling_level="token",
-        vllm_importance_sampling_correction=True, vllm_importance_sampling_mode="token_truncate",
+        epsilon=cfg.clip_low, epsilon_high=cfg.clip_high, vllm_importance_sampling_mode="token_truncate",
         vllm_importance_sampling_clip_max=cfg.importance_cap,
-        # the optimizer
-        learning_rate=cfg.lr, lr_scheduler_type=cfg.lr_schedule, max_grad_norm=cfg.grad_clip,
-        adam_beta1=0.9, adam_beta2=0.95, weight_decay=0.0, gradient_checkpointing_kwargs={"use_reentrant": False},
-        gradient_checkpointing=cfg.gradient_checkpointing == "true" or cfg.gradient_checkpointing == "auto" and not on_cpu,
+        learning_rate=cfg.lr, lr_scheduler_type=cfg.lr_schedule, max_grad_norm=cfg.grad_clip, weight_decay=0.0,
+        adam_beta1=0.9, adam_beta2=0.95, ddp_find_unused_parameters=False,
+        gradient_checkpointing={"true": True, "false": False, "auto": not on_cpu}[cfg.gradient_checkpointing],
     )  # fmt: skip
 
 
@@ -96,30 +92,26 @@ def main(cfg: Config) -> None:
     with explained("", ValueError):
         reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, rows)
     with explained("TRL is missing: pip install trl==1.16.0", ImportError):
-        from accelerate import PartialState
-        from datasets import Dataset
-        from torch.cuda import is_available
-        from transformers.trainer_utils import get_last_checkpoint
         from trl import GRPOTrainer
+    from accelerate import PartialState
+    from datasets import Dataset
+    from transformers.trainer_utils import get_last_checkpoint
 
     # --- 1. the processes, and the folder: the first one writes the options, the others compare theirs
-    state, path = PartialState(cpu=not is_available()), Path(cfg.out_dir)
+    state, note = PartialState(cpu=not torch.cuda.is_available()), Path(cfg.out_dir) / "config.yaml"
     cfg = dataclasses.replace(cfg, device=str(state.device).removesuffix(":0"))
     with state.main_process_first():
-        check_folder(path, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
-        if not (path / "config.yaml").is_file():
-            write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
+        check_folder(note.parent, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
+        if not note.is_file():
+            write_text(note, yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     print(f"process {state.process_index + 1} of {state.num_processes} on {state.device}", flush=True)
 
-    # --- 2. the policy, loaded and checked as train_prune.py does
+    # --- 2. the policy, loaded and checked as train_prune.py does, and the round
     policy, tokenizer = load_trainable(cfg, cfg.init_adapter, "", cfg.lora_r, cfg.lora_alpha)
     compare_prompt(cfg, cfg.init_adapter)
     ends = end_ids(tokenizer, policy.get_base_model().generation_config)
-
-    # --- 3. the round
-    args = grpo_config(cfg, state.num_processes, state.device.type == "cpu", ends)
-    reward, data = reward_function(cfg, tokenizer, ends, reward_of), Dataset.from_list(rows)
-    trainer = GRPOTrainer(policy, reward, args, train_dataset=data, processing_class=tokenizer)
+    reward, args = reward_function(cfg, tokenizer, ends, reward_of), grpo_config(cfg, state, ends)
+    trainer = GRPOTrainer(policy, reward, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(cfg.out_dir))
     state.wait_for_everyone()
 

@@ -1,6 +1,6 @@
 """Our options as verl's keys, a line each, for scale/verl_round.sh.
 
-    python -m scale.verl_keys --config config/r1_1.5b_24gb.yaml --cap 4000 --data out/r1_data/cap4000 --out_dir out/r1_verl/cap4000.verl
+    python -m scale.verl_keys --config config/toy.yaml --cap 260 --data out/toy_data/cap260 --out_dir out/toy_verl/cap260.verl
 
 One YAML file drives every engine; docs/trl_verl.md says which convention is which. Checked against verl 0.9.1.
 """
@@ -120,7 +120,7 @@ def check(cfg: Config) -> dict:
     if cfg.advantage == "batch":
         die("--advantage batch is not in verl: take group or center, or TRL")
     if cfg.problems_per_step > about["n_problems"]:
-        die(f"--problems_per_step {cfg.problems_per_step} exceeds the {about['n_problems']} problems of --data {cfg.data}")
+        die(f"--problems_per_step {cfg.problems_per_step} exceeds the {about['n_problems']} problems of {cfg.data}")
     if cfg.init_adapter and cfg.beta > 0:
         note("with a LoRA, verl's KL is to the bare base, not to the round's start")
     if cfg.load_4bit:

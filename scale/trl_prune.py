@@ -3,9 +3,8 @@
     torchrun --standalone --nproc_per_node 2 -m scale.trl_prune --config config/toy.yaml --cap 260 \
         --train_data out/toy_data/cap260/train.jsonl --out_dir out/toy_trl/cap260.trl
 
-If interrupted, run the same command again; it resumes from TRL's newest checkpoint. Each process holds the base and the
-LoRA, samples whole groups and grades them; TRL gathers the rewards and averages the gradients. scale/pick.py selects.
-docs/scale.md has the differences from train_prune.py.
+If interrupted, run the same command again; it resumes. Each process holds the base and the LoRA, samples whole groups and
+grades them; TRL gathers the rewards and averages the gradients. scale/pick.py selects. More in docs/scale.md.
 """
 
 import dataclasses
@@ -97,7 +96,7 @@ def main(cfg: Config) -> None:
     from datasets import Dataset
     from transformers.trainer_utils import get_last_checkpoint
 
-    # --- 1. the processes, and the folder: the first one writes the options, the others compare theirs
+    # The first process writes the options, the others compare theirs.
     state, note = PartialState(cpu=not torch.cuda.is_available()), Path(cfg.out_dir) / "config.yaml"
     cfg = dataclasses.replace(cfg, device=str(state.device).removesuffix(":0"))
     with state.main_process_first():
@@ -106,12 +105,13 @@ def main(cfg: Config) -> None:
             write_text(note, yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     print(f"process {state.process_index + 1} of {state.num_processes} on {state.device}", flush=True)
 
-    # --- 2. the policy, loaded and checked as train_prune.py does, and the round
     policy, tokenizer = load_trainable(cfg, cfg.init_adapter, "", cfg.lora_r, cfg.lora_alpha)
     compare_prompt(cfg, cfg.init_adapter)
     ends = end_ids(tokenizer, policy.get_base_model().generation_config)
     reward, args = reward_function(cfg, tokenizer, ends, reward_of), grpo_config(cfg, state, ends)
     trainer = GRPOTrainer(policy, reward, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    for p in trainer.model.parameters():  # TRL makes a LoRA over 4 bits bfloat16, in which small steps round away
+        p.data = p.data.float() if p.requires_grad else p.data
     trainer.train(resume_from_checkpoint=get_last_checkpoint(cfg.out_dir))
     state.wait_for_everyone()
 

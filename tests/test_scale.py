@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import ROOT, refusal
 from engine.problems import load_problems
@@ -218,6 +219,8 @@ def test_a_round_on_two_processes_of_trl_ends_in_a_selection(base, exported, tmp
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "process 1 of 2" in done.stdout and "process 2 of 2" in done.stdout
+    saved = load_file(tmp_path / "cap24.trl/checkpoint-2/adapter_model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
     data, folder = str(base / "problems.jsonl"), str(tmp_path / "cap24")
     settings = {"steps": 2, "val_data": data, "eval_samples": 4, "reference_samples": 4, "confirm_samples": 0}
     settings |= {"reward": "kimi", "checkpoints": str(tmp_path / "cap24.trl"), "out_dir": folder}

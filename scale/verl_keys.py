@@ -1,6 +1,6 @@
 """Our options as verl's keys, a line each, for scale/verl_round.sh.
 
-    python -m scale.verl_keys --config config/toy.yaml --cap 260 --data out/toy_data/cap260 --out_dir out/toy_verl/cap260.verl
+    python -m scale.verl_keys --config config/toy.yaml --cap 260 --data out/toy_data/cap260 --out_dir out/cap260.verl
 
 One YAML file drives every engine; docs/trl_verl.md says which convention is which. Checked against verl 0.9.1.
 """

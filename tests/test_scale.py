@@ -21,7 +21,7 @@ from engine.templates import check_template, load_tokenizer
 from eval import grade
 from length_rewards import REWARDS
 from sample import Sampler, encode_prompts, prompt_texts
-from scale import export_data, pick, trl_prune, verl_keys
+from scale import cost, export_data, pick, trl_prune, verl_keys
 from scale.rewards import needs_group, rollout_of
 from standin import let_it_answer, make_problems, make_r1_standin
 
@@ -303,3 +303,8 @@ def test_groups_that_processes_cannot_hold_whole_are_refused(base, capsys):
     pytest.importorskip("trl", reason="trl is not installed")
     cfg, state = options(trl_prune.Config, base), SimpleNamespace(num_processes=3, device=torch.device("cpu"))
     assert "no multiple of 3 processes" in refusal(capsys, lambda: trl_prune.grpo_config(cfg, state, [1]))
+
+
+def test_the_costs_of_the_page_are_those_of_the_script(capsys):
+    cost.main(cost.Config())
+    assert capsys.readouterr().out in (ROOT / "docs/scale.md").read_text(encoding="utf-8")

@@ -3,8 +3,8 @@
     torchrun --standalone --nproc_per_node 2 -m scale.trl_prune --config config/toy.yaml --cap 260 \
         --train_data out/toy_data/cap260/train.jsonl --out_dir out/toy_trl/cap260.trl
 
-If interrupted, run the same command again; it resumes. Each process holds the base and the LoRA, samples whole groups and
-grades them; TRL gathers the rewards and averages the gradients. scale/pick.py selects. More in docs/scale.md.
+If interrupted, run the same command again; it resumes. Each process holds the base and the LoRA, samples whole groups
+and grades them; TRL gathers the rewards and averages the gradients. scale/pick.py selects. More in docs/scale.md.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import train_prune
 from engine.files import MEMORY, die, explained, read_jsonl, run, write_text
 from engine.policy import load_trainable
 from engine.rewards import by_name
-from engine.run_folder import check_folder
+from engine.run_folder import check_folder, move_aside
 from length_rewards import REWARDS
 from sample import compare_prompt
 from scale.rewards import end_ids, score
@@ -38,7 +38,7 @@ class Config(train_prune.Config):
     """Sample with vLLM in the training processes or on a server (`trl vllm-serve`); empty: transformers' generate."""
 
 
-FREE = MEMORY | {"micro_batch", "vllm", "out_dir", "caps", "val_data", "test_data"}
+FREE = MEMORY | {"micro_batch", "vllm", "out_dir", "caps", "val_data", "test_data", "fresh"}
 
 
 def reward_function(cfg: Config, tokenizer, ends: list[int], reward_of):
@@ -59,12 +59,11 @@ def grpo_config(cfg: Config, state, ends: list[int]):
     processes, on_cpu = state.num_processes, state.device.type == "cpu"
     if cfg.problems_per_step % processes:
         die(f"--problems_per_step {cfg.problems_per_step} is no multiple of {processes} processes: groups stay whole")
-    rollouts = cfg.problems_per_step * cfg.group // processes  # of a process in a step
+    rollouts = cfg.problems_per_step * cfg.group // processes  # of a process in a step: whole groups
     micro = math.gcd(rollouts // cfg.updates_per_batch, cfg.micro_batch)
     updates = cfg.updates_per_batch * cfg.passes  # optimizer steps, which TRL counts, in a step of ours
     return GRPOConfig(
         output_dir=cfg.out_dir, seed=cfg.seed, use_cpu=on_cpu, bf16=not on_cpu, report_to="none", disable_tqdm=True,
-        # the batch: P x G rollouts over all processes, whole groups on each
         num_generations=cfg.group, per_device_train_batch_size=micro, steps_per_generation=rollouts // micro,
         gradient_accumulation_steps=rollouts // cfg.updates_per_batch // micro, num_iterations=cfg.passes,
         max_steps=cfg.steps * updates, save_steps=cfg.checkpoint_every * updates, logging_steps=updates,
@@ -96,10 +95,11 @@ def main(cfg: Config) -> None:
     from datasets import Dataset
     from transformers.trainer_utils import get_last_checkpoint
 
-    # The first process writes the options, the others compare theirs.
     state, note = PartialState(cpu=not torch.cuda.is_available()), Path(cfg.out_dir) / "config.yaml"
     cfg = dataclasses.replace(cfg, device=str(state.device).removesuffix(":0"))
-    with state.main_process_first():
+    with state.main_process_first():  # it writes the options, the others compare theirs
+        if cfg.fresh and state.is_main_process and note.is_file():
+            move_aside(note.parent)
         check_folder(note.parent, dataclasses.asdict(cfg), dataclasses.asdict(Config()), FREE)
         if not note.is_file():
             write_text(note, yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))

@@ -97,6 +97,17 @@ def prompt_texts(options: Options) -> dict[str, str]:
     }
 
 
+def prompt_messages(problem: str, cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM) -> list[dict]:
+    """The chat of `build_prompt` before a template renders it; other engines (scale/) are handed this.
+
+    >>> prompt_messages("1 + 1?", 90, "Be brief.", "Within {cap} tokens.")[0]
+    {'role': 'system', 'content': 'Within 90 tokens.'}
+    """
+    words = instruction.replace("{cap}", str(cap))
+    messages = [{"role": "system", "content": system.replace("{cap}", str(cap))}] if system else []
+    return [*messages, {"role": "user", "content": f"{problem}\n{words}" if words else problem}]
+
+
 def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM) -> str:
     """Returns the one prompt that training, evaluation and baselines all use, as text.
 
@@ -107,9 +118,7 @@ def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTI
         instruction: What stands after the problem; empty leaves the problem alone.
         system: The system message; empty for none.
     """
-    words = instruction.replace("{cap}", str(cap))
-    messages = [{"role": "system", "content": system.replace("{cap}", str(cap))}] if system else []
-    return chat_text(tokenizer, [*messages, {"role": "user", "content": f"{problem}\n{words}" if words else problem}])
+    return chat_text(tokenizer, prompt_messages(problem, cap, instruction, system))
 
 
 def encode_prompts(

@@ -20,10 +20,10 @@ from engine.files import parse
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
-SCRIPTS = sorted(p for folder in (".", "analysis", "data", "dev", "engine") for p in ROOT.glob(f"{folder}/*.py"))
+SCRIPTS = sorted(p for folder in (".", "analysis", "data", "dev", "engine", "scale") for p in ROOT.glob(f"{folder}/*.py"))
 SHELL = [*ROOT.glob("*.sh"), *ROOT.glob("dev/*.sh"), *ROOT.glob("config/*.yaml")]
 SETTINGS = "CONFIG CAPS OUT SEED MODEL REFERENCE FRESH"  # of schedule.sh
-OTHER_SETTINGS = "SEEDS FAMILIES HF_ENDPOINT HF_HUB_OFFLINE OMP_NUM_THREADS PYTHON PYTHON_VERSION CUDA MORE"
+OTHER_SETTINGS = "SEEDS FAMILIES HF_ENDPOINT HF_HUB_OFFLINE OMP_NUM_THREADS PYTHON PYTHON_VERSION CUDA MORE ENGINE PROCESSES"
 CODE = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SCRIPTS}
 
 
@@ -75,6 +75,8 @@ def check_module(name: str, words: list[str]) -> None:
         folders = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
         assert folders, "an analysis takes folders first"
         check_options(name, words[len(folders) :])
+    elif name.startswith("scale."):
+        check_options(name, words)
     elif name.startswith("engine."):
         assert (ROOT / f"{name.replace('.', '/')}.py").is_file()
     else:

@@ -82,7 +82,7 @@ class Student:
     def call(self, name: str, *args) -> dict:
         """Returns {"value": ...} or {"error": kind, "text": ...}."""
         if time.monotonic() > self.end:
-            return {"error": "Timeout", "text": f"no time left of {TOTAL_SECONDS:.0f} s for all"}
+            return {"error": "NotRun", "text": "it does not import, or all its time is spent"}
         if self.process is None:
             reply = self.start()
             if "error" in reply:
@@ -180,7 +180,7 @@ def share(yes: list[bool], no: list[bool]) -> float:
     return max(0.0, sum(yes) / len(yes) + sum(no) / len(no) - 1)
 
 
-def exercise(student: Student, name: str, plan: dict) -> dict:
+def exercise(student: Student, plan: dict) -> dict:
     """Runs all cases of one exercise, then its bombs."""
     failed, groups, right, strikes = [], {}, 0, 0
 
@@ -205,8 +205,9 @@ def exercise(student: Student, name: str, plan: dict) -> dict:
     bombs = [ask("bombs", bomb["call"], [bomb["before"] + bomb["text"] * bomb["times"] + bomb["after"], *bomb["more"]],
                  bomb["want"]) for bomb in plan["bombs"]]
     points = plan["points"] * sum(groups.values()) / len(groups) if all(bombs) else 0.0
-    return {"points": round(points, 1), "of": plan["points"], "right": right, "cases": sum(map(len, plan["groups"].values())),
-            "bombs_failed": bombs.count(False), "groups": groups, "failed": failed}
+    return {"points": round(points, 1), "of": plan["points"], "right": right,
+            "cases": sum(map(len, plan["groups"].values())), "bombs": len(bombs), "bombs_failed": bombs.count(False),
+            "groups": groups, "failed": failed}
 
 
 def look_at(source: str) -> list[str]:
@@ -225,19 +226,17 @@ def look_at(source: str) -> list[str]:
 def grade(file: Path, docker: str = "", seconds: float = 10.0) -> dict:
     """Returns the result; the keys are those of the result file."""
     plan = json.loads((HERE / "cases.json").read_text(encoding="utf-8"))
-    files = {path: path.read_bytes() for path in (*HERE.iterdir(), file) if path.is_file()}
+    files = {path: path.read_bytes() for path in (HERE / "grade.py", HERE / "cases.json", HERE / "latex.py", file)}
     source, vetoes, notes = files[file], [], []
     student = Student(file, docker, seconds)
     reply = student.start()
     try:
         if "error" in reply:
             vetoes.append(f"does not import: {reply['error']}: {reply.get('text')}")
-            exercises = {name: {"points": 0.0, "of": part["points"], "right": 0, "bombs_failed": 0,
-                                "cases": sum(map(len, part["groups"].values())), "groups": {}, "failed": []}
-                         for name, part in plan.items()}
+            student.end = 0.0                          # nothing more is run: every case fails
         else:
-            exercises = {name: exercise(student, name, part) for name, part in plan.items()}
             notes = look_at(source.decode("utf-8", "replace"))
+        exercises = {name: exercise(student, part) for name, part in plan.items()}
     finally:
         vetoes += student.close()
     if any(not path.is_file() or path.read_bytes() != was for path, was in files.items()):
@@ -250,7 +249,7 @@ def grade(file: Path, docker: str = "", seconds: float = 10.0) -> dict:
 def table(result: dict) -> str:
     lines = [f"{'exercise':10}{'points':>12}{'right':>12}   bombs"]
     for name, part in result["exercises"].items():
-        bombs = f"{part['bombs_failed']} failed: no points" if part["bombs_failed"] else "survived"
+        bombs = f"{part['bombs_failed']} of {part['bombs']} failed{': no points' * (part['bombs_failed'] > 0)}"
         lines.append(f"{name:10}{part['points']:>6} of {part['of']:2}{part['right']:>6} of {part['cases']:3}   {bombs}")
     lines += [f"lost all points: {veto}" for veto in result["vetoes"]]
     lines += [f"please read {note}" for note in result["notes"]]

@@ -1,6 +1,6 @@
 """Grades honest and dishonest hand-ins of the course exercise and prints the table of docs/course.md.
 
-python dev/grade_attempts.py             # about 4 minutes: some attempts wait for a time limit
+python dev/grade_attempts.py             # about 3 minutes: some attempts wait for a time limit
 
 Each attempt is code that stands in the blanked reward.py, in front of its workers.
 """
@@ -119,10 +119,30 @@ def answer_in_memory(*args):
     return next(o["want"] for o in gc.get_objects() if isinstance(o, dict) and "want" in o)
 extract_answer = same_answer = thinkprune = answer_in_memory
 """
-PATCHED = "import json\njson.dumps = lambda *_, **__: '{\"value\": true}'\njson.loads = lambda *_: True\n"
+PATCHED = "json.dumps = lambda *_, **__: '{\"value\": true}'\njson.loads = lambda *_: True\n"
+THIEF = PLAUSIBLE + r"""
+stolen = {}
+def steal():
+    "The grader's folder stands in its command line."
+    command = open(f"/proc/{os.getppid()}/cmdline").read().split("\0")
+    plan = json.load(open(os.path.join(os.path.dirname(command[1]), "cases.json")))
+    for part in plan.values():
+        for cases in part["groups"].values():
+            stolen.update({json.dumps(arguments): want for arguments, want in cases})
+        stolen.update({json.dumps([b["before"] + b["text"] * b["times"] + b["after"]]): b["want"] for b in part["bombs"]})
+
+def look(*arguments):
+    stolen or steal()
+    want = stolen.get(json.dumps(arguments))
+    if isinstance(want, dict):
+        raise ValueError
+    return want
+extract_answer = same_answer = thinkprune = look
+def is_correct(response, gold, thinking=True): return False
+"""
 ATTEMPTS = {  # name: code, and "" for the reference
     "the reference, our reward.py": "",
-    "a good attempt, 55 lines": GOOD,
+    "a good attempt, 50 lines": GOOD,
     "a plausible attempt, 25 lines": PLAUSIBLE,
     "the blanked file as it is": "\n",
     "`from reward import ...`": "from reward import extract_answer, same_answer, thinkprune\n",
@@ -145,6 +165,7 @@ ATTEMPTS = {  # name: code, and "" for the reference
     "the plausible one, and a process left behind": PLAUSIBLE + (
         "if os.getcwd().split(os.sep)[-1].startswith('grade_') and __name__ == 'reward' and os.fork() == 0:\n"
         "    os.setsid()\n    time = __import__('time')\n    time.sleep(300)\n    os._exit(0)\n"),
+    "`cases.json` read from the grader's folder": THIEF,
     "the plausible one, and its folder emptied": PLAUSIBLE + "for name in os.listdir(): os.remove(name)\n",
 }
 

@@ -132,9 +132,8 @@ def _singular(word: str) -> str:
     """Inches is inch, but mW is not MW."""
     word = word if word in _UNITS or len(word) < 4 else word.lower()
     stems = [word] + [word[:-len(end)] for end in ("s", "es") if word[1 + len(end):].endswith(end)]
-    known = [stem for stem in stems if stem in _UNITS]
-    guess = stems[1] if len(word) > 3 and len(stems) > 1 else word       # without its s
-    return known[0] if known else guess
+    guess = stems[1] if len(word) > 3 and len(stems) > 1 else word       # unknown: the word without its s
+    return next((stem for stem in stems if stem in _UNITS), guess)
 
 
 def cut_unit(text: str) -> tuple[str, str]:

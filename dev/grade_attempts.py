@@ -129,7 +129,8 @@ def steal():
     for part in plan.values():
         for cases in part["groups"].values():
             stolen.update({json.dumps(arguments): want for arguments, want in cases})
-        stolen.update({json.dumps([b["before"] + b["text"] * b["times"] + b["after"]]): b["want"] for b in part["bombs"]})
+        for bomb in part["bombs"]:
+            stolen[json.dumps([bomb["before"] + bomb["text"] * bomb["times"] + bomb["after"]])] = bomb["want"]
 
 def look(*arguments):
     stolen or steal()
@@ -161,7 +162,7 @@ ATTEMPTS = {  # name: code, and "" for the reference
     "answers looked for in frames and memory": MEMORY,
     "`json` patched": PATCHED + CONSTANT.format("True"),
     "a table printed before the process ends": "print('total 100.0 of 100', flush=True)\nos._exit(0)\n",
-    "the plausible one, and an exit handler that hangs": PLAUSIBLE + "atexit.register(lambda: [0 for _ in iter(int, 1)])\n",
+    "the plausible one, and an exit handler that hangs": PLAUSIBLE + "atexit.register(all, iter(lambda: 1, 0))\n",
     "the plausible one, and a process left behind": PLAUSIBLE + (
         "if os.getcwd().split(os.sep)[-1].startswith('grade_') and __name__ == 'reward' and os.fork() == 0:\n"
         "    os.setsid()\n    time = __import__('time')\n    time.sleep(300)\n    os._exit(0)\n"),
@@ -172,7 +173,7 @@ ATTEMPTS = {  # name: code, and "" for the reference
 
 def edited(blank: str, code: str) -> str:
     """The blanked file with the attempt's code in front of its workers."""
-    before, banner, after = blank.partition("# ------------------------------------------------------------------------------------------ killable")
+    before, banner, after = blank.partition("# " + "-" * 90 + " killable")
     return f"{before}{code}\n\n{banner}{after}"
 
 

@@ -36,15 +36,16 @@ def test_a_cheat_earns_nothing(out, name):
 
 def test_the_table_of_the_docs_has_every_attempt_with_the_points_tested_here():
     text = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
-    rows = {row.split(" | ")[0][2:]: row.split(" | ")[-1].rstrip(" |") for row in text.splitlines() if row.startswith("| ")}
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = {row[0]: row[-1] for row in cells}
     assert rows.keys() >= grade_attempts.ATTEMPTS.keys()
     assert all(float(rows[name]) == points for name, points in HONEST.items())
     assert all(float(rows[name]) == 0 for name in [*CHEATS, SLOW])
 
 
 def test_the_reference_passes_the_students_half_as_well(out):
-    command = [sys.executable, str(out / "student" / "grade.py"), str(ROOT / "reward.py"), "--out", str(out / "half.json")]
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    files = [out / "student" / "grade.py", ROOT / "reward.py", "--out", out / "half.json"]
+    assert subprocess.run([sys.executable, *map(str, files)], capture_output=True).returncode == 0
     assert json.loads((out / "half.json").read_text(encoding="utf-8"))["total"] == 100
 
 
@@ -59,9 +60,9 @@ def test_each_group_of_cases_has_both_verdicts(half):
 
 def test_no_case_of_the_teachers_half_is_handed_out():
     text = (PARTS / "cases.txt").read_text(encoding="utf-8")
-    halves = [{json.dumps(case) for part in cases(text, half).values() for group in part["groups"].values() for case in group}
-              for half in (0, 1)]
-    assert not halves[0] & halves[1]
+    groups = [[group for part in cases(text, half).values() for group in part["groups"].values()] for half in (0, 1)]
+    students, teachers = [{json.dumps(case) for group in half for case in group} for half in groups]
+    assert not students & teachers
 
 
 def test_the_handout_blanks_the_exercise_and_nothing_of_it_is_left(out):
@@ -88,6 +89,7 @@ def test_the_lenient_reward_of_exercise_c_pays_cut_rollouts_and_pushes_the_other
 
 
 def test_an_existing_folder_is_not_overwritten(out):
-    done = subprocess.run([sys.executable, str(ROOT / "dev" / "make_assignment.py"), str(out)], capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "dev" / "make_assignment.py"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 

@@ -2,13 +2,14 @@
 
 python cap.py                            # prints the table for several caps
 
-rollouts.jsonl holds 24 complete rollouts of our own, 4 for each of 6 problems. A token here is a word, and the end token
-is one more. A cap cuts what is longer. Two rewards pay the same cut rollouts:
+rollouts.jsonl holds 24 complete rollouts of our own, 4 for each of 6 problems. A token here is a word, and the end
+token is one more. A cap cuts what is longer. Two rewards pay the same cut rollouts:
 
     strict     thinkprune: right, and ended within the cap
     lenient    right, whether it ended or not: the box may stand early, with more text after it
 
-GRPO subtracts the group's mean reward and divides by its standard deviation. A group with equal rewards teaches nothing.
+GRPO subtracts the group's mean reward and divides by its standard deviation. A group with equal rewards teaches
+nothing.
 """
 import json
 import statistics

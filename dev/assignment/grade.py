@@ -254,7 +254,8 @@ def table(result: dict) -> str:
         lines.append(f"{name:10}{part['points']:>6} of {part['of']:2}{part['right']:>6} of {part['cases']:3}   {bombs}")
     lines += [f"lost all points: {veto}" for veto in result["vetoes"]]
     lines += [f"please read {note}" for note in result["notes"]]
-    return "\n".join([*lines, f"{'total':10}{result['total']:>6} of {sum(p['of'] for p in result['exercises'].values())}"])
+    most = sum(part["of"] for part in result["exercises"].values())
+    return "\n".join([*lines, f"{'total':10}{result['total']:>6} of {most}"])
 
 
 def main() -> int:

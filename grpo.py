@@ -67,14 +67,12 @@ def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int],
         ref_logp: (N,) under the round's start, or None for no KL.
         adv: (N,) advantage of the token's rollout.
         lengths: Response tokens of each sequence: `logp.split(lengths)` are the sequences, for a loss of your own.
-        n_tokens: Response tokens of the WHOLE batch: splitting it differently changes nothing. It has
-            cfg.problems_per_step * cfg.group / cfg.updates_per_batch sequences.
+        n_tokens: Response tokens of the WHOLE batch, of problems_per_step * group / updates_per_batch sequences.
         seen: (N,) each, by name: what `from_logits` returned, if anything.
 
     Returns:
-        (loss, figures): figures are (N,) each, by name. log.csv and TensorBoard get their mean over the tokens, or the
-        largest where the name ends in _max; a new one needs no other line anywhere. With beta 0, dead groups are not
-        computed: the figures are those of the other groups.
+        (loss, figures): figures are (N,) each, by name. log.csv and TensorBoard get their mean, or the largest where
+        the name ends in _max; a new one needs no other line anywhere. With beta 0, dead groups are not in them.
 
     Source: PPO clip; truncated importance sampling as in "Your efficient RL framework secretly brings you
     off-policy RL training" (Yao et al. 2025); k3 from Schulman, "Approximating KL divergence".

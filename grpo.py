@@ -225,8 +225,7 @@ def update_policy(
         else:
             skipped += 1
     policy.zero_grad(set_to_none=True)
-    figures = {"loss": 0.0, "grad": 0.0}
-    for name in steps[0] if steps else ():
-        values = [step[name] for step in steps]
-        figures[name] = max(values) if name.endswith("_max") else sum(values) / len(values)
+    steps = steps or [{"loss": 0.0, "grad": 0.0}]  # all groups dead
+    columns = {name: [step[name] for step in steps] for name in steps[0]}
+    figures = {name: max(x) if name.endswith("_max") else sum(x) / len(x) for name, x in columns.items()}
     return figures | {"skipped": float(skipped)}, tokens

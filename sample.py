@@ -95,8 +95,8 @@ class Rollout(NamedTuple):
         if what not in self.text:
             return 0
         # The text grows with the tokens: how many it takes until `what` stands there is found by halving.
-        text_of = functools.partial(self.tokenizer.decode, skip_special_tokens=False)
-        return len(self.ids) - bisect.bisect_left(range(len(self.ids)), True, key=lambda n: what in text_of(self.ids[:n]))
+        ids, text_of = self.ids, functools.partial(self.tokenizer.decode, skip_special_tokens=False)
+        return len(ids) - bisect.bisect_left(range(len(ids)), True, key=lambda n: what in text_of(ids[:n]))
 
 
 # ---------------------------------------------------------------------------------------- problems

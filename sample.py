@@ -17,13 +17,14 @@ log-probs. What this one does instead:
   or with 128 (in bfloat16 rounding may still turn single tokens), so runs can be compared.
 """
 
+import bisect
 import functools
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -83,6 +84,19 @@ class Rollout(NamedTuple):
     """The end token came within the cap."""
     text: str
     """The response, without its end token."""
+    tokenizer: Any = None
+    """That wrote `text`."""
+
+    def tokens_after(self, what: str) -> int:
+        """Response tokens after the one that completes the first `what` in the text, the end token included.
+
+        0 where `what` does not stand there.
+        """
+        if what not in self.text:
+            return 0
+        # The text grows with the tokens: how many it takes until `what` stands there is found by halving.
+        ids, text_of = self.ids, functools.partial(self.tokenizer.decode, skip_special_tokens=False)
+        return len(ids) - bisect.bisect_left(range(len(ids)), True, key=lambda n: what in text_of(ids[:n]))
 
 
 # ---------------------------------------------------------------------------------------- problems
@@ -280,7 +294,7 @@ class Sampler:
             raise OptionError("the model's log-probs are NaN: its weights are damaged, or this needs --dtype float32")
         finished = ids[-1] in self.ends
         text = self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
-        return Rollout(prompt, ids, logp, finished, text)
+        return Rollout(prompt, ids, logp, finished, text, self.tokenizer)
 
 
 def progress(label: str, total: int, unit: str = "rollout") -> tqdm:

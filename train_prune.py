@@ -45,7 +45,7 @@ from engine.problems import load_problems
 from engine.rewards import by_name
 from engine.run_folder import RunFolder, Stop, read_selection
 from eval import differences, evaluate, grade, hopeless, outcomes
-from grpo import advantages, update_policy
+from grpo import LOSSES, Advantage, advantages, update_policy
 from length_rewards import REWARDS
 from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
 from selection import by_problem, candidates, select
@@ -68,8 +68,10 @@ class Config(EvalOptions):
     """A function of length_rewards.py by name."""
     reward_options: dict[str, Any] = field(default_factory=dict)
     """Options of that reward, as in --reward_options '{"weight": 0.5}'."""
-    advantage: Literal["group", "batch", "center"] = "group"
+    advantage: Advantage = "group"
     """Divide the centred reward by the group's deviation, the batch's (DLER), or nothing."""
+    loss: str = "policy_loss"
+    """A function of grpo.py by name (its table LOSSES)."""
     temperature: float = 1.0
     """Of the training rollouts; anything but 1 trains another distribution than the model's own."""
     top_p: float = 1.0
@@ -167,6 +169,8 @@ def check_options(cfg: Config) -> None:
             die(f"--{name} {getattr(cfg, name)} must be at least 1")
     if cfg.problems_per_step % cfg.updates_per_batch:
         die(f"--updates_per_batch {cfg.updates_per_batch} must divide --problems_per_step {cfg.problems_per_step}")
+    if cfg.loss not in LOSSES:
+        die(f"--loss {cfg.loss} is unknown; there are {', '.join(LOSSES)}")
     if cfg.confirm_samples < 0 or not 0 <= cfg.tolerance <= 1:
         die(f"--confirm_samples {cfg.confirm_samples} must be at least 0, --tolerance {cfg.tolerance} from 0 to 1")
     if cfg.eval_temperature < 0 or not 0 < cfg.eval_top_p <= 1:

@@ -251,29 +251,32 @@ def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int) -> torch.Tensor:
+def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int, also=None):
     """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
 
     Args:
         model: Policy with its adapter set as wanted, or a plain model.
         ids: (B, T) tokens, padded on the right (causal attention never looks there, so no attention mask is needed).
         mask: (B, T) True on the response tokens.
+        also: Logits (chunk, V) -> further figures (chunk,) by name, as `grpo.from_logits`.
 
     Returns:
-        (mask.sum(),) float32, with gradient where the model has one.
+        (mask.sum(),) float32, with gradient where the model has one; with `also` (log-probs, figures), of one shape.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.
     states, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]       # (N, H), (N,)
 
-    def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def piece(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model_logits(base, x) / temperature                             # (chunk, V)
-        return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
+        return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1), also(logits) if also else {}
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
     pieces = zip(states.split(chunk), targets.split(chunk))
-    return torch.cat([torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
+    parts = [torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces]
+    logp = torch.cat([part for part, _ in parts])
+    return (logp, {name: torch.cat([seen[name] for _, seen in parts]) for name in parts[0][1]}) if also else logp
 
 
 # ---------------------------------------------------------------------------------------- rollout weights

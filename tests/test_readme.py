@@ -192,12 +192,11 @@ def test_the_files_in_reading_order_exist_and_none_is_missing():
     named = re.findall(r"^- `([^`]+)`", section("The files, in reading order"), re.M)
     assert all((ROOT / name).exists() for name in named)
     assert {p.name for p in [*ROOT.glob("*.py"), *ROOT.glob("*.sh")]} <= set(named)
-    assert f"{len(length_rewards.REWARDS) - 1} other rewards" in README
 
 
-def test_the_rewards_page_has_a_row_for_each_reward():
+def test_the_rewards_page_is_about_rewards_that_exist():
     rows = re.findall(r"^\| `(\w+)`", (ROOT / "docs/rewards.md").read_text(encoding="utf-8"), re.M)
-    assert rows == list(length_rewards.REWARDS)
+    assert len(rows) >= 14 and set(rows) <= set(length_rewards.REWARDS)  # one that you add needs no row
 
 
 # ---------------------------------------------------------------------------------------- messages and figures

@@ -312,7 +312,7 @@ def test_adapter_of_another_base_is_refused(r1, tiny, tmp_path, capsys):
 
 def test_prompt_names_the_cap_and_the_template_opens_the_thinking(r1, tiny):
     text = sample.build_prompt(load_tokenizer(r1), "What is 3^5?", 1234)
-    assert "within 1234 tokens" in text and "What is 3^5?" in text and "\\boxed{}" in text and text.endswith("<think>\n")
+    assert sample.SYSTEM.replace("{cap}", "1234") in text and f"What is 3^5?\n{sample.INSTRUCTION}" in text and text.endswith("<think>\n")
     assert text.count("<｜begin▁of▁sentence｜>") == 1
     ids = sample.encode_prompts(load_tokenizer(r1), ["x"], 9)[0]
     assert ids.count(load_tokenizer(r1).bos_token_id) == 1

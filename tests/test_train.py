@@ -23,7 +23,7 @@ from engine.memory import micro_batches
 from engine.policy import fingerprint, load_policy, token_logp
 from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
-from grpo import advantages, policy_loss, update_policy
+from grpo import add_gradient, advantages, policy_loss, update_policy
 from train_prune import Config, batch_of
 
 
@@ -232,6 +232,16 @@ def test_mini_batches_use_each_rollout_once_and_their_ratio_is_to_the_weights_be
             assert torch.allclose(p, got[name], atol=1e-6), name
     whole, _ = weights_after(r1, Config(beta=0.0, grad_clip=1e9))
     assert any(not torch.allclose(whole[n], got[n], atol=1e-4) for n in whole) and figures["skipped"] == 0
+
+
+def test_the_figures_of_a_step_are_the_means_of_its_mini_batches_and_the_largest_of_the_maxima(r1, monkeypatch):
+    seen = []
+    monkeypatch.setattr(grpo, "add_gradient", lambda *a: seen.append(add_gradient(*a)) or seen[-1])
+    _, figures = weights_after(r1, Config(beta=0.0, updates_per_batch=2))
+    first, second = seen[1:]  # before them, the log-probs of the whole batch
+    for name in ("loss", "logp_gap", "weight_mean"):
+        assert first[name] != second[name] and figures[name] == pytest.approx((first[name] + second[name]) / 2)
+    assert figures["logp_gap_max"] == max(first["logp_gap_max"], second["logp_gap_max"])
 
 
 def test_the_kl_of_a_token_far_away_is_clamped_and_its_largest_value_logged():

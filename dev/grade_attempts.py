@@ -1,6 +1,6 @@
 """Grades honest and dishonest hand-ins of the course exercise and prints the table of docs/course.md.
 
-python dev/grade_attempts.py             # about 3 minutes: some attempts wait for a time limit
+python dev/grade_attempts.py             # minutes: some attempts wait for a time limit
 
 Each attempt is code that stands in the blanked reward.py, in front of its workers.
 """

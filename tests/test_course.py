@@ -93,3 +93,15 @@ def test_an_existing_folder_is_not_overwritten(out):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
+
+
+def test_values_are_compared_with_their_types_and_a_constant_is_worth_nothing(monkeypatch):
+    monkeypatch.syspath_prepend(str(PARTS))
+    import grade as grader
+
+    replies = [{"value": True}, {"value": 1}, {"value": 1.0}, {"value": None}, {"error": "ValueError"}]
+    wants = [True, 1.0, None, {"error": "ValueError"}]
+    assert [[grader.same(reply, want) for reply in replies].index(True) for want in wants] == [0, 2, 3, 4]
+    assert sum(grader.same(reply, want) for reply in replies for want in wants) == 4
+    assert grader.share([True] * 3, [False]) == grader.share([False], [True]) == 0.0
+    assert grader.share([True, True, True, False], [True, False]) == 0.25

@@ -85,6 +85,9 @@ def check_module(name: str, words: list[str]) -> None:
 
 def check_script(script: str, words: list[str]) -> None:
     """A command `python script`."""
+    if name := re.search(r"(grade|cap|grade_attempts|make_assignment)\.py$", script):  # tests/test_course.py runs these
+        assert [*ROOT.glob(f"dev/**/{name[0]}")]
+        return
     assert (ROOT / script).is_file(), f"{script} does not exist"
     if script == "eval.py" and words[:1] == ["report"] or script == "reward.py":
         assert len(words) == (2 if script == "eval.py" else 1)

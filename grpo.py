@@ -3,8 +3,9 @@
     python train_prune.py --config config/toy.yaml --cap 180 --advantage batch --clip_high 0.28 --out_dir out/batch
 
 `cfg` is `train_prune.Config` throughout. In reading order: `advantages` (rewards in, weights of the rollouts out),
-`policy_loss` (log-probs in, loss and figures for the log out), and from the bottom up the update: `micro_step` (a few
-rollouts forward and backward), `add_gradient` (all of them), `update_policy` (the optimizer's steps of one batch).
+`from_logits` and `policy_loss` (log-probs in, loss and figures for the log out), and from the bottom up the update:
+`micro_step` (a few rollouts forward and backward), `add_gradient` (all of them), `update_policy` (the optimizer's steps
+of one batch).
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -20,8 +22,11 @@ from engine.memory import micro_batches, until_it_fits
 from engine.policy import start_of_round, token_logp
 from sample import Rollout
 
+Advantage = Literal["group", "batch", "center"]
+"""What --advantage takes."""
 
-def advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
+
+def advantages(rewards: torch.Tensor, scale: Advantage) -> torch.Tensor:
     """Rewards (P, G) -> advantages (P, G): centred within the group, then scaled. Yours to edit.
 
     >>> advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "center").tolist()
@@ -41,8 +46,19 @@ def advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
     return centred
 
 
-def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int], n_tokens: int, cfg):
-    """Clipped policy-gradient loss plus KL, summed over some of a batch's sequences. Yours to edit.
+def from_logits(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What log or loss need of each token's whole distribution: logits (n, V) -> figures (n,) by name. Yours to edit.
+
+    Here none. They reach `policy_loss` as `seen`, and the log by themselves. The entropy, for the log alone:
+
+        logp = logits.detach().log_softmax(-1)      # a loss needs it without detach; unused, that would fill the memory
+        return {"entropy": -(logp.exp() * logp).sum(-1)}
+    """
+    return {}
+
+
+def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int], n_tokens: int, cfg, seen=None):
+    """Clipped policy-gradient loss plus KL, summed over some of a batch's sequences. Yours to edit, or to copy.
 
     Args:
         logp: (N,) log-probs of the response tokens under the policy now, sequence after sequence, with gradient.
@@ -51,11 +67,12 @@ def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int],
         ref_logp: (N,) under the round's start, or None for no KL.
         adv: (N,) advantage of the token's rollout.
         lengths: Response tokens of each sequence: `logp.split(lengths)` are the sequences, for a loss of your own.
-        n_tokens: Response tokens of the WHOLE batch: splitting it differently changes nothing.
+        n_tokens: Response tokens of the WHOLE batch, of problems_per_step * group / updates_per_batch sequences.
+        seen: (N,) each, by name: what `from_logits` returned, if anything.
 
     Returns:
-        (loss, figures): figures are (N,) each, by name. The step's log gets their mean over the batch's tokens, or the
-        largest where the name ends in _max; a new one needs no other line anywhere.
+        (loss, figures): figures are (N,) each, by name. log.csv and TensorBoard get their mean, or the largest where
+        the name ends in _max; a new one needs no other line anywhere. With beta 0, dead groups are not in them.
 
     Source: PPO clip; truncated importance sampling as in "Your efficient RL framework secretly brings you
     off-policy RL training" (Yao et al. 2025); k3 from Schulman, "Approximating KL divergence".
@@ -66,7 +83,7 @@ def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int],
     weight = (old_logp - sampler_logp).exp().clamp(max=cfg.importance_cap)       # (N,)
     loss = -(weight * torch.minimum(ratio * adv, clipped * adv)).sum() / n_tokens
     gap = (old_logp - sampler_logp).abs()                                        # (N,)
-    figures = {"clipped": ratio * adv > clipped * adv, "weight_mean": weight, "weight_max": weight}
+    figures = (seen or {}) | {"clipped": ratio * adv > clipped * adv, "weight_mean": weight, "weight_max": weight}
     figures |= {"logp_gap": gap, "logp_gap_max": gap}
     if ref_logp is not None:
         # k3 is at least 0, and 0 only where both agree; it is added: more KL, more loss. Clamped as the authors and
@@ -76,6 +93,10 @@ def policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths: list[int],
         loss = loss + cfg.beta * k3.clamp(max=10).sum() / n_tokens
         figures |= {"kl": k3, "kl_max": k3}
     return loss, figures
+
+
+LOSSES: dict[str, Callable] = {f.__name__: f for f in (policy_loss,)}
+"""What --loss takes."""
 
 
 # ---------------------------------------------------------------------------------------- the update
@@ -127,7 +148,7 @@ def micro_step(policy, items: list[Item], n_tokens: int, cfg, scale: float = 1.0
             for item, part in zip(items, start_logp.split(lengths)):
                 item.ref_logp = part
         with torch.set_grad_enabled(n_tokens > 0):
-            logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)  # (N,)
+            logp, seen = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk, from_logits)  # (N,)
     if first:
         for item, part in zip(items, logp.detach().split(lengths)):
             item.old_logp = part
@@ -135,7 +156,7 @@ def micro_step(policy, items: list[Item], n_tokens: int, cfg, scale: float = 1.0
         return 0.0, {}
     old_logp = torch.cat([item.old_logp for item in items])                      # (N,)
     ref_logp = torch.cat([item.ref_logp for item in items]) if cfg.beta > 0 else None
-    loss, figures = policy_loss(logp, old_logp, sampler_logp, ref_logp, adv, lengths, n_tokens, cfg)
+    loss, figures = LOSSES[cfg.loss](logp, old_logp, sampler_logp, ref_logp, adv, lengths, n_tokens, cfg, seen)
     (loss * scale).backward()
     return loss.item(), figures
 
@@ -181,8 +202,9 @@ def update_policy(
     policy, optimizer, rollouts: list[Rollout], adv: list[float], cfg, tokens: int,
     stoppable: Callable = contextlib.nullcontext,
 ) -> tuple[dict[str, float], int]:  # fmt: skip
-    """Optimizer steps on one batch; returns (figures of the last one, tokens a micro-batch that fitted).
+    """Optimizer steps on one batch; returns (figures, tokens a micro-batch that fitted).
 
+    Figures are means over the steps, or the largest where the name ends in _max, and "skipped", how many were left out.
     Where memory runs out, a gradient begins again with half the tokens a micro-batch, and comes out the same.
 
     Args:
@@ -198,8 +220,7 @@ def update_policy(
     updates = [(items, n_tokens) for items, n_tokens in updates if items] * cfg.passes
     if len(updates) > cfg.passes:  # the weights change before the later parts are seen: their old log-probs come first
         updates.insert(0, ([item for item in every if item], 0))
-    figures, skipped = {"loss": 0.0, "grad": 0.0}, 0
-    changed = False
+    steps, skipped, changed = [], 0, False
     for items, n_tokens in updates:
         longest = max(item.length for item in items)
         largest = min(tokens, longest * len(items))
@@ -214,11 +235,14 @@ def update_policy(
         if not n_tokens:
             continue
         parameters = [p for p in policy.parameters() if p.requires_grad]
-        figures = found | {"grad": torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()}
-        if math.isfinite(figures["grad"]) and math.isfinite(figures["loss"]):
+        steps.append(found | {"grad": torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()})
+        if math.isfinite(steps[-1]["grad"]) and math.isfinite(steps[-1]["loss"]):
             optimizer.step()
             changed = True
         else:
             skipped += 1
     policy.zero_grad(set_to_none=True)
+    steps = steps or [{"loss": 0.0, "grad": 0.0}]  # all groups dead
+    columns = {name: [step[name] for step in steps] for name in steps[0]}
+    figures = {name: max(x) if name.endswith("_max") else sum(x) / len(x) for name, x in columns.items()}
     return figures | {"skipped": float(skipped)}, tokens

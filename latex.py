@@ -13,12 +13,13 @@ from itertools import accumulate
 
 
 # ------------------------------------------------------------------------------------------ one spelling
-_UNICODE = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({                  # full-width, then
+# Signs by their LaTeX: first the full-width forms of all ASCII signs, then single ones.
+_UNICODE = {code + 0xFEE0: chr(code) for code in range(33, 127)} | str.maketrans({
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
     "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ", "²": "^2 ", "³": "^3 ",
     "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "≠": r"\ne ", "—": "-",
     "θ": r"\theta ", "∅": r"\emptyset ", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "\u200b": "", "\ufeff": ""})
-_SYNONYMS = {command: new for commands, new in [
+_SYNONYMS = {command: new for commands, new in [      # each command on the left becomes the text on the right
     ("left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle limits", ""),
     ("mbox textbf textit textrm textnormal textsf mathrm mathbf mathit mathsf operatorname", r"\text"),
     ("dfrac tfrac cfrac", r"\frac"), ("dbinom tbinom", r"\binom"), ("bar dot", r"\overline"), ("quad qquad", " "),
@@ -52,7 +53,7 @@ def _mark_unit(found: re.Match) -> str:
     return found[0] if variables or not (known or noun) else rf"{value}\text{{{unit}}}"
 
 
-# What it looks for, what it puts there; then an answer before and after this rule alone. They work in this order.
+# A rule: a regular expression, what replaces it, and an example before and after this rule alone. They work in order.
 RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"\\([A-Za-z]+)", lambda m: _SYNONYMS.get(m[1], m[0]), r"\left(\dfrac12\right)", r"(\frac12)"),
     (r" ?\*\* ?", "^", "x**2", "x^2"),
@@ -117,13 +118,13 @@ _UNITS = {spelling: spellings.split()[0] for spellings in (
     "month", "year", "dollar $", "cent", "euro", "pound lb", "yen", "degree", "radian rad", "L liter litre", "unit",
     "people", "point", "percent", "square sq", "cubic cu", "/ per") for spelling in spellings.split()}
 _UNITS["mph"] = "mi / h"
-_NO_UNIT = set("""no not or and is but if plus minus negative time half halve quarter third fourth fifth sixth seventh
-    eighth ninth tenth twelfth hundredth thousandth dozen pair score hundred thousand million billion trillion k bn
-    squared cubed factorial of than les more most least over under below above about approx roughly nearly almost so
-    otherwise to choose mod modulo remainder base pi wrong false never zero one two three four five six seven eight
-    nine ten eleven twelve lakh crore thou mil mln mn tn gross grand kilo mega giga micro milli mille double doubled
-    twice triple inverse imaginary real fewer greater root fact only binary hex octal decimal excluded
-    reversed""".split())
+_NO_UNIT = set("""no not or and is but if plus minus negative time half halve quarter third fourth fifth sixth
+    seventh eighth ninth tenth twelfth hundredth thousandth dozen pair score hundred thousand million billion
+    trillion k bn squared cubed factorial of than les more most least over under below above about approx roughly
+    nearly almost so otherwise to choose mod modulo remainder base pi wrong false never zero one two three four
+    five six seven eight nine ten eleven twelve lakh crore thou mil mln mn tn gross grand kilo mega giga micro
+    milli mille double doubled twice triple inverse imaginary real fewer greater root fact only binary hex octal
+    decimal excluded reversed""".split())
 _NUMERAL = re.compile(r"(th|ths|firsts?|illions?|illionths?|teens?|(twen|thir|for|fif|six|seven|eigh|nine)t(y|ies))$")
 
 
@@ -131,7 +132,8 @@ def _singular(word: str) -> str:
     """Inches is inch, but mW is not MW."""
     word = word if word in _UNITS or len(word) < 4 else word.lower()
     stems = [word] + [word[:-len(end)] for end in ("s", "es") if word[1 + len(end):].endswith(end)]
-    return next((stem for stem in stems if stem in _UNITS), stems[len(word) > 3 and len(stems) > 1])
+    guess = stems[1] if len(word) > 3 and len(stems) > 1 else word       # unknown: the word without its s
+    return next((stem for stem in stems if stem in _UNITS), guess)
 
 
 def cut_unit(text: str) -> tuple[str, str]:
@@ -181,7 +183,7 @@ def parts_of(text: str) -> tuple[str, list[str]]:
     r"""Returns the kind (\cup, a comma for a list or set, brackets, a matrix, "" for one value) and the parts."""
     if matrix := re.fullmatch(r"\\begin\{[bp]matrix\}(.*?)(?:\\\\)?\\end\{[bp]matrix\}", text):
         rows = [row.split("&") for row in matrix[1].split(r"\\")]
-        return f"matrix {[len(row) for row in rows]}", sum(rows, [])
+        return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
     if text.startswith(r"\langle(") and (inner := parts_of(text[7:]))[0] == "()":
         return r"\langle", inner[1]
     brackets = text[:1] + text[-1:]
@@ -192,7 +194,7 @@ def parts_of(text: str) -> tuple[str, list[str]]:
         return brackets, parts
     if len(parts := _split(text, r"\\cup(?![A-Za-z])")) > 1:
         return r"\cup", parts
-    pm = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")     # two values
+    pm = re.compile(r"\\(?:pm|mp)(?![A-Za-z]) ?")     # a part with it is two values, one with + and one with -
     parts = [pm.sub(sign, part, count=1) for part in _split(text, ",") for sign in ("+-" if pm.search(part) else "+")]
     return "," if len(parts) > 1 else "", parts
 
@@ -365,10 +367,10 @@ def step_of(digits: int, name: str, *numbers):
         x = mpmath.nint(x)                            # \log_2 8 is computed to 2.99...9
     result = _ARITHMETIC[name](x, *y) if name in _ARITHMETIC else getattr(mpmath, _MPMATH.get(name, name))(x, *y)
     smallest, largest = min(map(abs, (x, *y))), max(map(abs, (x, *y)))
-    if name in ("+", "-") and 0 < smallest * half < largest or name not in _EXACT and not (
-            x == 0 or 1 < abs(x) * half < half * half) or name == "^" and 0 < abs(y[0]) * half < 1:
-        raise Unread                                  # its effect would drown, as in 1+e^{-5000}
-    if name == "tanh" and abs(abs(result) - 1) * half < 1:
+    drowned = name in ("+", "-") and 0 < smallest * half < largest       # 1+e^{-5000}
+    extreme = name not in _EXACT and x != 0 and not 1 < abs(x) * half < half * half          # \sin(10^{5000})
+    nearly_one = name == "^" and 0 < abs(y[0]) * half < 1 or name == "tanh" and abs(abs(result) - 1) * half < 1
+    if drowned or extreme or nearly_one:
         raise Unread
     return Fraction(0) if name in ("+", "-", "equal") and abs(result) * half < largest else result
 

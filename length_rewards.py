@@ -3,9 +3,10 @@
 Every function is called f(correct, finished, n_tokens, cap, **options): three lists with one entry per rollout of the
 group, and the token cap. `correct` is the strict verdict, right AND ended within the cap; `finished` says that the end
 token came; `n_tokens` is the length with the end token. It returns one reward per rollout, complete: train with it as
-it is. Options are numbers or a word, as in --reward_options '{"weight": 0.2}'; `texts` and `ids` (response texts, token
-ids), `ref_tokens` and `ref_accuracy` (means of a reference model on this problem) come from the trainer, which looks
-for their names.
+it is. Options are numbers or a word, as in --reward_options '{"weight": 0.2}'. Arguments of these names come from the
+trainer: `texts` and `ids`, the responses and their token ids; `ref_tokens` and `ref_accuracy`, means of a reference
+model on this problem; `tokens_after`, a function: tokens_after("</think>") counts the tokens of each response after its
+first </think>, 0 where there is none.
 
 Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches.
 

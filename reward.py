@@ -1,7 +1,7 @@
 r"""Grades a rollout: is its last \boxed{} answer right, and did it end within the token cap?
 
-Copy this file and latex.py, which reads formulas; they import nothing else of ours. From top to bottom: the reward and
-the public functions, the policy with one function a line, killable workers, adapters for TRL and verl, the command:
+Copy this file and latex.py; they import nothing else of ours. Below stand the reward and the public functions, the
+policy with one function a line, killable workers, adapters for TRL and verl, and the command:
 
     python reward.py rollouts.jsonl         # re-score a rollout file and print the table of verdicts
 
@@ -23,6 +23,7 @@ Policy, where graders disagree (tests/test_reward.py has each line as a test):
 """
 import argparse
 import atexit
+import contextlib
 import faulthandler
 import functools
 import json
@@ -64,11 +65,7 @@ def thinkprune(correct: bool, finished: bool, n_tokens: int, cap: int) -> float:
 
 def extract_answer(response: str, thinking: bool = True) -> str | None:
     r"""Returns what stands in the last balanced \boxed{} after the last </think>, or None.
-
-    Args:
-        response: The model's text; the prompt may have opened <think> already.
-        thinking: False reads the whole text, for models that do not think aloud.
-
+    The prompt may have opened <think> already. ``thinking=False`` reads the whole text: the model does not think aloud.
     >>> extract_answer(r"so \boxed{5}</think> Hence \boxed{\frac{1}{2}}."), extract_answer(r"so \boxed{5}")
     ('\\frac{1}{2}', None)
     """
@@ -78,7 +75,6 @@ def extract_answer(response: str, thinking: bool = True) -> str | None:
 
 def all_boxes(response: str, thinking: bool = True) -> list[str]:
     r"""Returns the contents of all complete boxes, in order; a box inside another one does not count.
-
     >>> all_boxes(r"\boxed{1} or \boxed{\boxed{2}+1} or \boxed{3", thinking=False)
     ['1', '\\boxed{2}+1']
     """
@@ -103,7 +99,6 @@ def all_boxes(response: str, thinking: bool = True) -> list[str]:
 
 def is_correct(response: str, gold: str, thinking: bool = True) -> bool:
     r"""Says whether the boxed answer equals the gold one; never raises on the model's text.
-
     >>> is_correct(r"hm</think> \boxed{\frac12}", "0.5"), is_correct(r"hm \boxed{4}", "4")
     (True, False)
     """
@@ -119,7 +114,6 @@ class Grade(NamedTuple):
 
 def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list[Grade]:
     r"""Grades a batch, from any thread. Numbers, words and lists of them never start a worker.
-
     >>> grade([r"</think> \boxed{1,234}", "cut off"], ["1234", "7"])[0]
     Grade(answer='1,234', correct=True, timed_out=False)
     """
@@ -132,7 +126,6 @@ def grade(responses: list[str], golds: list[str], thinking: bool = True) -> list
 
 def score(responses, golds, n_tokens, finished, cap: int, thinking: bool = True) -> list[float]:
     r"""Returns the ThinkPrune reward of each rollout; the lists have one length.
-
     >>> score([r"</think>\boxed{4}"] * 2, ["4"] * 2, n_tokens=[9, 16], finished=[True, False], cap=16)
     [1.0, 0.0]
     """
@@ -142,7 +135,6 @@ def score(responses, golds, n_tokens, finished, cap: int, thinking: bool = True)
 
 def same_answer(answer: str | None, gold: str, ask=None) -> bool:
     r"""Says whether a boxed answer equals the gold one; ``ask`` compares formulas (``symbolic``, here and now).
-
     >>> [same_answer(a, "25") for a in ("025", "x = 25", r"\$25", "26=25", "24 or 25")]
     [True, True, True, False, False]
     """
@@ -153,14 +145,15 @@ def same_answer(answer: str | None, gold: str, ask=None) -> bool:
         return True
     if len(answer) > 2000 or len(gold) > 2000:
         return False
-    joined = [set(re.findall(r"\b(and|or)\b", text)) for text in (answer, gold) if re.search(r"[<>]|\\[lg]eq?", text)]
-    if len(joined) > 1 and all(joined) and joined[0] != joined[1]:       # x>1 or x<3 is not x>1 and x<3
+    joins = [set(re.findall(r"\b(and|or)\b", text)) for text in (answer, gold) if re.search(r"[<>]|\\[lg]eq?", text)]
+    if len(joins) == 2 and all(joins) and joins[0] != joins[1]:          # x>1 or x<3 is not x>1 and x<3
         return False
     answer, gold = tidy(answer), tidy(gold)
     if len(answer) > 400 or not answer.isascii():     # too long or too odd to be read
         return answer == gold
-    signs = [re.findall(r"\\(pm|mp)(?![a-z])", text) for text in (answer, gold)]     # linked: (\pm1,\mp2) is two pairs
-    if len({tuple(sign == s[0] for sign in s) for s in signs if len(s) > 1}) > 1:
+    signs = [re.findall(r"\\(pm|mp)(?![a-z])", text) for text in (answer, gold)]
+    linked = [[sign == several[0] for sign in several] for several in signs if len(several) > 1]
+    if len(linked) == 2 and linked[0] != linked[1]:   # (\pm1,\mp2) is two pairs, and not (\pm1,\pm2)
         return False
     return _same(answer, gold, ask or symbolic)
 
@@ -195,10 +188,15 @@ def same_unit(answer, gold, ask):
 
 def same_set(answer, gold, ask):
     r"""x \in [1,2] is [1,2], but not y \in [1,2]."""
-    (name, value), (gold_name, gold_value) = [pieces if len(pieces) == 2 else ("", "".join(pieces)) for pieces in
-                                              (re.split(r"\\in(?![A-Za-z]) ?", text) for text in (answer, gold))]
+    (name, value), (gold_name, gold_value) = _cut_member(answer), _cut_member(gold)
     if (name or gold_name) and NAME.fullmatch(name) and NAME.fullmatch(gold_name):
         return (name == gold_name or not name or not gold_name) and _same(value, gold_value, ask)
+
+
+def _cut_member(text):
+    r"""x \in [1,2] is ("x", "[1,2]"); what has no \in, or several, has no name."""
+    pieces = re.split(r"\\in(?![A-Za-z]) ?", text)
+    return pieces if len(pieces) == 2 else ("", "".join(pieces))
 
 
 def same_parts(answer, gold, ask):
@@ -208,11 +206,14 @@ def same_parts(answer, gold, ask):
         return None                                   # nothing came apart, or (x,y) = (1,2)
     if kind != gold_kind or len(parts) != len(gold_parts):
         return False
+    ordered = kind not in (",", r"\cup") or r"\dots" in gold
     for part in parts:
-        rest = gold_parts if kind in (",", r"\cup") and r"\dots" not in gold else gold_parts[:1]
-        if (match := next((g for g in rest if _same(part, g, ask)), None)) is None:
+        for gold_part in gold_parts[:1] if ordered else gold_parts:
+            if _same(part, gold_part, ask):
+                gold_parts.remove(gold_part)
+                break
+        else:                                         # none of them
             return False
-        gold_parts.remove(match)
     return True
 
 
@@ -221,26 +222,30 @@ def same_relation(answer, gold, ask):
     (sides, signs), (gold_sides, gold_signs) = sides_of(answer), sides_of(gold)
     if not signs and not gold_signs:
         return None
-    if set(signs + gold_signs) == {"="} and not (signs and gold_signs):
+    if set(signs + gold_signs) == {"="} and not (signs and gold_signs):  # only one of them is a chain
         chain, value = (sides, gold) if signs else (gold_sides, answer)
-        while chain[1:] and NAME.fullmatch(chain[0]):                   # every side but the name must be the value
+        while len(chain) > 1 and NAME.fullmatch(chain[0]):              # every side but the name must be the value
             chain = chain[1:]
-        chain = chain[:1] if len(chain) == 2 and re.fullmatch("[A-Za-z]", chain[1]) else chain          # 5 = x
+        if len(chain) == 2 and re.fullmatch("[A-Za-z]", chain[1]):      # 5 = x
+            chain = chain[:1]
         return all(_same(side, value, ask) for side in chain)
     if signs[:1] == gold_signs[:1] == ["="] and sides[0] == gold_sides[0] and NAME.fullmatch(sides[0]):
-        return _same(answer.partition("=")[2], gold.partition("=")[2], ask)
-    if signs != gold_signs or "=" in signs[1:] or not all(map(readable, sides + gold_sides)):
-        return signs == gold_signs and "=" not in signs and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
+        return _same(answer.partition("=")[2], gold.partition("=")[2], ask)                             # both x = ...
+    if signs != gold_signs or "=" in signs[1:]:
+        return False
+    if not all(map(readable, sides + gold_sides)):    # words, say: then an inequality, side by side
+        return signs[0] != "=" and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
     return all(ask(f"{sides[i]}{sign} {sides[i + 1]}", f"{gold_sides[i]}{sign} {gold_sides[i + 1]}")
-               for i, sign in enumerate(signs))
+               for i, sign in enumerate(signs))       # a < b < c is a < b and b < c
 
 
 def same_formula(answer, gold, ask):
     r"""b+a = a+b and \frac{7!}{16} = 315, if both are understood to the last sign."""
     for text, other in (answer, gold), (gold, answer):
-        if re.fullmatch(r"[A-E]|[A-Za-z]{4,}[A-Za-z' -]*", text) or re.fullmatch("[A-Za-z ]+", text) and (
-                other.isalpha() or not set(text) <= {"i", "e", *other}):
-            return None                               # words, or the letter of a choice
+        if re.fullmatch(r"[A-E]|[A-Za-z]{4,}[A-Za-z' -]*", text):
+            return None                               # the letter of a choice, or a word
+        if re.fullmatch("[A-Za-z ]+", text) and (other.isalpha() or not set(text) <= {"i", "e", *other}):
+            return None                               # letters, of which some are not in the other one: a short word
     try:
         a, g = compute(answer), compute(gold)
     except Unread:
@@ -266,11 +271,9 @@ _COMMAND = [sys.executable, "-P", os.path.abspath(__file__), "--worker"]  # -P: 
 
 def _serve(wall_seconds: float) -> None:
     """The worker: one JSON pair a line in; true or false out, or its own end."""
-    try:
+    with contextlib.suppress(ImportError, ValueError, OSError):          # Windows has none; macOS may refuse (untried)
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    except (ImportError, ValueError, OSError):        # Windows has none, macOS may refuse
-        pass
     faulthandler.dump_traceback_later(START_SECONDS, exit=True)          # a thread in C, so a busy Python is no excuse
     symbolic("x+1", "1+x")                            # imports now, not on the first answer's time
     faulthandler.cancel_dump_traceback_later()
@@ -317,17 +320,16 @@ def close() -> None:
         _idle.put(None)                               # a worker starts when it is first needed
     for worker in workers:
         worker.stdin.close()                          # it leaves
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            worker.kill()
+        worker.kill()                                 # does nothing to one that left
 
 
 _idle = queue.LifoQueue()                             # of WORKERS places, each with a worker or None
 close()
 atexit.register(close)
 if hasattr(os, "register_at_fork"):                   # Windows does not fork
-    os.register_at_fork(after_in_child=close)
+    os.register_at_fork(after_in_child=close)         # a copy of the pipe in the child would keep a worker from ending
 
 
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
@@ -390,15 +392,12 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None) -> f
 
 def _golds(gold) -> list[str]:
     r"""Returns the golds of verl's data; [1,2] is an interval, ["1"] is JSON.
-
     >>> _golds('["4"]'), _golds({"target": 4}), _golds("[1,2]")
     (['4'], ['4'], ['[1,2]'])
     """
     if isinstance(gold, str) and re.match(r'\s*(\[\s*"|\{\s*"target"|")', gold):
-        try:
+        with contextlib.suppress(ValueError):
             gold = json.loads(gold)
-        except ValueError:
-            pass
     gold = gold["target"] if isinstance(gold, dict) else gold
     gold = gold.tolist() if hasattr(gold, "tolist") else gold            # numpy
     golds = gold if isinstance(gold, (list, tuple)) else [gold]
@@ -413,7 +412,7 @@ def main() -> None:
     try:
         for number, line in enumerate(open(options.rollouts, "rb"), 1):
             rows.append(json.loads(line.decode("utf-8")))
-            rows[-1]["response"], rows[-1]["gold"], rows[-1]["finished"]
+            rows[-1]["response"], rows[-1]["gold"], rows[-1]["finished"]         # KeyError
         if not rows:
             raise ValueError("empty")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -430,4 +429,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _serve(*map(float, sys.argv[2:])) if sys.argv[1:2] == ["--worker"] else main()
+    if sys.argv[1:2] == ["--worker"]:
+        _serve(float(sys.argv[2]))
+    else:
+        main()

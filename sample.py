@@ -17,13 +17,14 @@ log-probs. What this one does instead:
   or with 128 (in bfloat16 rounding may still turn single tokens), so runs can be compared.
 """
 
+import bisect
 import functools
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -83,6 +84,19 @@ class Rollout(NamedTuple):
     """The end token came within the cap."""
     text: str
     """The response, without its end token."""
+    tokenizer: Any = None
+    """That wrote `text`."""
+
+    def tokens_after(self, what: str) -> int:
+        """Response tokens after the one that completes the first `what` in the text, the end token included.
+
+        0 where `what` does not stand there.
+        """
+        if what not in self.text:
+            return 0
+        # The text grows with the tokens: how many it takes until `what` stands there is found by halving.
+        ids, text_of = self.ids, functools.partial(self.tokenizer.decode, skip_special_tokens=False)
+        return len(ids) - bisect.bisect_left(range(len(ids)), True, key=lambda n: what in text_of(ids[:n]))
 
 
 # ---------------------------------------------------------------------------------------- problems
@@ -97,6 +111,17 @@ def prompt_texts(options: Options) -> dict[str, str]:
     }
 
 
+def prompt_messages(problem: str, cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM) -> list[dict]:
+    """The chat of `build_prompt` before a template renders it; other engines (scale/) are handed this.
+
+    >>> prompt_messages("1 + 1?", 90, "Be brief.", "Within {cap} tokens.")[0]
+    {'role': 'system', 'content': 'Within 90 tokens.'}
+    """
+    words = instruction.replace("{cap}", str(cap))
+    messages = [{"role": "system", "content": system.replace("{cap}", str(cap))}] if system else []
+    return [*messages, {"role": "user", "content": f"{problem}\n{words}" if words else problem}]
+
+
 def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM) -> str:
     """Returns the one prompt that training, evaluation and baselines all use, as text.
 
@@ -107,9 +132,7 @@ def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTI
         instruction: What stands after the problem; empty leaves the problem alone.
         system: The system message; empty for none.
     """
-    words = instruction.replace("{cap}", str(cap))
-    messages = [{"role": "system", "content": system.replace("{cap}", str(cap))}] if system else []
-    return chat_text(tokenizer, [*messages, {"role": "user", "content": f"{problem}\n{words}" if words else problem}])
+    return chat_text(tokenizer, prompt_messages(problem, cap, instruction, system))
 
 
 def encode_prompts(
@@ -153,7 +176,7 @@ class Sampler:
     Args:
         policy: What `load_policy` returned, or any `transformers` decoder.
         options: `rows`, `rollout_weights` and what else `memory.plan` reads.
-        tokens_per_row: Longest prompt plus cap of all calls to come, for the plan of memory; 0 takes each call's own.
+        tokens_per_row: Longest prompt plus cap of training, for the choice between merged and live weights on a card.
         decode: graph: one CUDA graph a step (auto: where `varlen_attn` works and the weights are not 4-bit).
         end_ids: Tokens that end a response; by default those of the tokenizer and of the model's generation config.
 
@@ -173,7 +196,7 @@ class Sampler:
     ):
         self.policy, self.tokenizer, self.options = policy, tokenizer, options
         self.model = rollout_model(policy, options, tokens_per_row)
-        self.rows, self.tokens_per_row, self.decode_with = options.rows, tokens_per_row, decode
+        self.rows, self.decode_with = options.rows, decode
         self.four_bit = any(getattr(p, "quant_state", None) is not None for p in self.model.parameters())
         end = self.model.generation_config.eos_token_id
         ends = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
@@ -200,7 +223,7 @@ class Sampler:
     ) -> list[Rollout]:
         """Samples `samples` capped answers to each prompt; element i * samples + j is answer j to prompt i.
 
-        Where memory runs out, it begins again with half the rows; in float32 the answers do not depend on the rows.
+        Where memory runs out, it begins again with fewer rows; in float32 the answers do not depend on the rows.
 
         Args:
             prompts: Token ids of each prompt.
@@ -221,8 +244,8 @@ class Sampler:
         requests.check(self.model.config)
         if len(requests) == 0:
             return []
-        tokens = self.tokens_per_row or requests.longest + max(caps)
-        rows = min(choose_rows(self.model, self.options, tokens, self.rows), len(requests))
+        tokens = requests.longest + max(caps)  # a validation's are more than those of a training step
+        rows = min(choose_rows(self.model, self.options, tokens, self.rows, top_p), len(requests))
         hopeless = f"while sampling one row of {tokens} tokens: lower the cap, or take --load_4bit true"
         rollouts, fitted = until_it_fits(functools.partial(self.decode, requests), rows, 1, "--rows", hopeless)
         self.rows = self.rows if fitted == rows else fitted
@@ -271,7 +294,7 @@ class Sampler:
             raise OptionError("the model's log-probs are NaN: its weights are damaged, or this needs --dtype float32")
         finished = ids[-1] in self.ends
         text = self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
-        return Rollout(prompt, ids, logp, finished, text)
+        return Rollout(prompt, ids, logp, finished, text, self.tokenizer)
 
 
 def progress(label: str, total: int, unit: str = "rollout") -> tqdm:

@@ -34,8 +34,8 @@ reference="$OUT/base/eval.json"
 adapter=""
 for cap in $CAPS; do
     echo "== cap $cap, from ${adapter:-the bare base}"
-    "$PYTHON" train_prune.py --config="$CONFIG" --model="$MODEL" --cap="$cap" --seed="$SEED" --init_adapter="$adapter" \
-        --reference="$reference" --prompt_cap="$LAST_CAP" --out_dir="$OUT/cap$cap"
+    "$PYTHON" train_prune.py --config="$CONFIG" --model="$MODEL" --cap="$cap" --caps="$CAPS" --seed="$SEED" \
+        --init_adapter="$adapter" --reference="$reference" --prompt_cap="$LAST_CAP" --out_dir="$OUT/cap$cap"
     adapter=$(cat -- "$OUT/cap$cap/selected")
 done
 

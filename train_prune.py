@@ -37,16 +37,15 @@ from typing import Any, Literal
 
 import torch
 
-from engine import alarms
+from engine import alarms, hours
 from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
 from engine.files import MEMORY, EvalOptions, die, explained, read_json, run, write_text
-from engine.memory import memory_plan
 from engine.policy import load_adapter, load_trainable
 from engine.problems import load_problems
 from engine.rewards import by_name
 from engine.run_folder import RunFolder, Stop, read_selection
 from eval import differences, evaluate, grade, hopeless, outcomes
-from grpo import advantages, update_policy
+from grpo import LOSSES, Advantage, advantages, update_policy
 from length_rewards import REWARDS
 from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
 from selection import by_problem, candidates, select
@@ -69,8 +68,10 @@ class Config(EvalOptions):
     """A function of length_rewards.py by name."""
     reward_options: dict[str, Any] = field(default_factory=dict)
     """Options of that reward, as in --reward_options '{"weight": 0.5}'."""
-    advantage: Literal["group", "batch", "center"] = "group"
+    advantage: Advantage = "group"
     """Divide the centred reward by the group's deviation, the batch's (DLER), or nothing."""
+    loss: str = "policy_loss"
+    """A function of grpo.py by name (its table LOSSES)."""
     temperature: float = 1.0
     """Of the training rollouts; anything but 1 trains another distribution than the model's own."""
     top_p: float = 1.0
@@ -102,7 +103,7 @@ class Config(EvalOptions):
     train_data: str = "out/toy_base/train.jsonl"
     """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`."""
     caps: int | str = "4000 3000 2000"
-    """The rounds of schedule.sh; not read here."""
+    """The rounds of schedule.sh; read here only to say how long those to come will take."""
     init_adapter: str = ""
     """Adapter that the round starts from (the one before selected it); empty starts a new LoRA."""
     out_dir: str = "out/round"
@@ -168,6 +169,8 @@ def check_options(cfg: Config) -> None:
             die(f"--{name} {getattr(cfg, name)} must be at least 1")
     if cfg.problems_per_step % cfg.updates_per_batch:
         die(f"--updates_per_batch {cfg.updates_per_batch} must divide --problems_per_step {cfg.problems_per_step}")
+    if cfg.loss not in LOSSES:
+        die(f"--loss {cfg.loss} is unknown; there are {', '.join(LOSSES)}")
     if cfg.confirm_samples < 0 or not 0 <= cfg.tolerance <= 1:
         die(f"--confirm_samples {cfg.confirm_samples} must be at least 0, --tolerance {cfg.tolerance} from 0 to 1")
     if cfg.eval_temperature < 0 or not 0 < cfg.eval_top_p <= 1:
@@ -223,9 +226,7 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     size = sum(p.numel() for p in parameters)
     notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
-    if base.device.type == "cuda":
-        notes.append(memory_plan(base, cfg, tokens_per_row).line())
-    folder.start(policy, optimizer, notes)
+    folder.start(policy, optimizer, notes + hours.before(base, cfg, tokens_per_row, len(val_problems)))
     opened = Round(cfg, folder, problems, val_problems, prompts, reward_of, policy, sampler, optimizer)
     opened.reference = open_reference(opened)
     return opened
@@ -297,7 +298,7 @@ def train(r: Round) -> str:
     """The steps of the round; returns why it ended before the last of them, or nothing."""
     cfg, folder = r.cfg, r.folder
     round_seed = cfg.seed * 1_000_003 + cfg.cap  # each round has its own problems and random numbers
-    first_step, started, micro_tokens = folder.last_step + 1, time.time(), cfg.tokens_per_micro_batch
+    first_step, micro_tokens = folder.last_step + 1, cfg.tokens_per_micro_batch
     # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
     if folder.resume and folder.resume.name.startswith("last") and checkpoint_due(folder.last_step, cfg):
         validate(r)
@@ -348,11 +349,11 @@ def train(r: Round) -> str:
         step.no_thinking = mean(cfg.thinking and ro.finished and alarms.answers_at_once(ro.text) for ro in rollouts)
         folder.history.append(step)
         folder.write_log()
-        seconds_left = (time.time() - started) / (number - first_step + 1) * (cfg.steps - number)
+        seconds_left, counted = hours.left(cfg, number, folder.history, r.reference)
         folder.log(step.line(cfg.steps, cfg.cap, len(batch), cfg.group, r.policy.device, seconds_left))
 
         # --- 5. alarms: read from the history, so that a resumed round sees what an unbroken one does
-        for line in alarms.notes_of(step, cfg.cap, examples) if number == first_step else []:
+        for line in [*alarms.notes_of(step, cfg.cap, examples), counted] if number == first_step else []:
             folder.log(line)
         for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit, examples):
             folder.log(f"warning: {warning}")

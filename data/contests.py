@@ -71,6 +71,10 @@ SOURCES = [
            ("url", "/202[23]_AIME_"), 60),                                            # card, url *
     Source("aime24", "AI-MO/aimo-validation-aime", None, "train", "problem", "answer", "id",
            ("url", "/2024_AIME_"), 30),
+    # AIME 2024 has been in training data for long: these two are newer.
+    Source("aime25", "math-ai/aime25", None, "test", "problem", "answer", "id", (), 30),        # card
+    Source("hmmt25", "MathArena/hmmt_feb_2025", None, "train", "problem", "answer", "problem_idx",
+           (), 30),                                                                          # card
     Source("math500", "HuggingFaceH4/MATH-500", None, "test", "problem", "answer", "unique_id",
            (), 500),                                                         # cards of its copies
     Source("amc23", "math-ai/amc23", None, "test", "question", "answer", "id", (), 40),          # *

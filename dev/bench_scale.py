@@ -49,7 +49,6 @@ def scale(cfg: Config) -> None:
         unit = "s" if device.type == "cuda" else "CPU s"
         progress.line(f"{row['setting']}: {table[-1]['seconds']:.1f} {unit} a step")
     draw(table, cfg.out, "wall" if device.type == "cuda" else "CPU")
-    print(f"picture: {cfg.out}")
     report("scale", device, ["torch", "transformers", "peft"], table)
 
 
@@ -76,25 +75,30 @@ def measure_point(size: str, rows: int, cap: int, device: torch.device, warm: bo
 
 
 def draw(table: list[dict], out: str, unit: str) -> None:
-    """One panel an axis: milliseconds a token, of sampling and of the update."""
-    import matplotlib
+    """One panel an axis: milliseconds a token, of sampling and of the update; in the style of a run's pictures."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from analysis import plot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
-    keys = {"rows": ("rows", "rows"), "cap": ("cap", "token cap"), "model": ("parameters", "parameters of the model")}
-    for panel, (axis, (key, label)) in zip(panels, keys.items()):
-        part = [row for row in table if row["axis"] == axis]
-        for kind, name in (("sample_s", "sampling"), ("logp_s", "log-probs"), ("backward_s", "backward")):
-            panel.plot([r[key] for r in part], [1000 * r[kind] / r["tokens"] for r in part], marker="o", label=name)
-        panel.set(xlabel=label, ylabel=f"{unit} ms a token", xscale="log", yscale="log")
-        names = [f"{r[key] / 1e6:.0f}M" if key == "parameters" else r[key] for r in part]
-        panel.set_xticks([r[key] for r in part], names)
-        panel.minorticks_off()
-        panel.set_title(f"{part[0]['setting'].split(': ')[1]} to {part[-1]['setting'].split(': ')[1]}", fontsize=9)
-        panel.grid(alpha=0.3)
-    panels[0].legend()
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    pyplot.close(figure)
+    kinds = ("sample_s", "sampling", "-o", plot.BLUE), ("logp_s", "log-probs", "--s", plot.GREEN)
+    kinds += (("backward_s", "backward", ":D", plot.RED),)
+    with plot.style():
+        figure = Figure(figsize=(12, 4.2))
+        panels = figure.subplots(1, 3, sharey=True)
+        for panel, (axis, key) in zip(panels, {"rows": "rows", "cap": "cap", "model": "parameters"}.items()):
+            part = [row for row in table if row["axis"] == axis]
+            x = [row[key] for row in part]
+            for kind, name, look, color in kinds:
+                y = [1000 * row[kind] / row["tokens"] for row in part]
+                panel.plot(x, y, look, color=color, ms=5, label=name)
+            same = {"parameters": f"{part[0]['parameters'] / 1e6:.0f}M parameters", "rows": f"{part[0]['rows']} rows"}
+            same |= {"cap": f"cap {part[0]['cap']:,}"}
+            fixed = ", ".join(text for name, text in same.items() if name != key)
+            panel.set(xlabel=f"{key} ({fixed})", xscale="log", yscale="log")
+            panel.set_xticks(x, [f"{n / 1e6:.0f}M" if key == "parameters" else f"{n:,}" for n in x])
+            panel.minorticks_off()
+            panel.yaxis.set_major_formatter("{x:g}")
+        panels[0].set_ylabel(f"{unit} ms a token")
+        plot.head(panels[0], "Time of a token in one step: sampling, and the update's two parts")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        plot.save(figure, Path(out))

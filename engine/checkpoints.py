@@ -56,7 +56,8 @@ class Step:
     val_s: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
     """Further columns: loss, grad (norm, before it is clipped), skipped (updates left out for a NaN or infinite loss or
-    gradient), those of `grpo.policy_loss` by their names, and val_* of a validation after this step."""
+    gradient), those of `grpo.policy_loss` by their names, and val_* of a validation after this step. With several
+    updates a step these are their means. With beta 0 those of policy_loss are about the groups that are not dead."""
 
     def row(self) -> dict:
         """Column -> value."""

@@ -10,8 +10,10 @@ the larger counts: sampling (a KV cache a row) and the update (one micro-batch's
 import copy
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -20,7 +22,11 @@ from engine.files import Options, die
 
 CONTEXT = 600_000_000  # bytes of a CUDA context with its kernels, before torch allocates: assumed, only for `table`
 SHARE = 0.95  # part of the free memory to plan with; the rest is lost between the allocator's blocks
+LOADED = 400_000_000  # bytes of kernels that CUDA loads at their first use, and of graphs: assumed, 0.1 to 0.4 GB
+DRAWN, CUT = 20, 56  # bytes a logit while a token is drawn: softmax and its sum; a sort as well where top_p is below 1
+HEAD = 16  # bytes a logit of the update: logits, scaled, gradient in float32, logits and gradient in 16 bits
 PROMPT = 512  # tokens of a prompt, where the caller does not know the longest
+KERNEL = Path("/proc/version")
 T = TypeVar("T")
 ENOUGH = 16  # rows below which the copy is not worth its memory: a step costs nearly the same with 1 row as with 16
 
@@ -56,7 +62,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.rows > 0 and self.static + self.update <= SHARE * self.free
+        return self.rows > 0 and self.static + self.update <= usable(self.free)
 
     def line(self) -> str:
         """The one line that is printed before a run."""
@@ -72,6 +78,11 @@ class Plan:
         if not self.fits and self.largest_micro_batch >= self.tokens:
             return text + f"; does not fit: lower --tokens_per_micro_batch to {self.largest_micro_batch}"
         return text if self.fits else text + "; does not fit: the update of one rollout is too large, lower --cap"
+
+
+def usable(free: int) -> float:
+    """Bytes to plan with, where torch may allocate `free`."""
+    return SHARE * free - LOADED
 
 
 def head_dim(config) -> int:
@@ -114,7 +125,7 @@ def count(config) -> dict[str, int]:
     return COUNTED[key]
 
 
-def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0) -> Plan:
+def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, top_p: float | None = None) -> Plan:
     """Returns what a run will take, with the rollout weights and the rows that fit.
 
     Args:
@@ -123,6 +134,7 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0) -> P
         free_bytes: What torch may allocate on this card before the model is loaded.
         tokens: Longest prompt plus cap; by default the options' cap and 512.
         taken: Bytes already allocated: sampling gets what is left, even where the plan expected less.
+        top_p: Of the rollouts; by default the options'.
     """
     n, item = count(config), 4 if options.dtype == "float32" else 2
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -132,25 +144,27 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0) -> P
     again = 4 if getattr(options, "init_adapter", "") and getattr(options, "beta", 0) > 0 else 0  # the reference
     lora = (16 + again) * rank * n["sides"] + (4 * 32 * n["sides"] if adapter else 0)  # its rank is unread: assume 32
     base = item * n["other"] + (n["packed"] if options.load_4bit else item * n["linear"])
-    # --- sampling. A token of a row: keys, values, mask, random number, id, log-prob. Softmax, sort: 64 bytes a logit.
+    # --- sampling. A token of a row: keys, values, mask, random number, id, log-prob. What a token is drawn with counts
+    # twice: a graph keeps its own, beside that of the eager step before the capture.
     kv = kv_bytes(config, item)
-    row = int(tokens * (kv + item + 16) + 64 * vocab)
+    top_p = getattr(options, "top_p", 1.0) if top_p is None else top_p
+    row = int(tokens * (kv + item + 16) + 2 * (CUT if top_p < 1 else DRAWN) * vocab)
     prefill = max(4096, tokens - getattr(options, "cap", 0)) * (kv + item * (4 * inner + 8 * hidden))
     # --- update. The factors, bytes a token in bfloat16 (twice that in float32), are peaks of allocation measured on a
     # CPU. A layer keeps its input, or without checkpointing its activations; then either the head's logits are made
-    # (12 bytes each), or one layer is recomputed and goes backward. A 4-bit layer is unpacked while it is used.
+    # (HEAD bytes each), or one layer is recomputed and goes backward. A 4-bit layer is unpacked while it is used.
     kept = 8.2 * inner + 27 * hidden if getattr(options, "gradient_checkpointing", "") == "false" else 2 * hidden
     stay = item / 2 * ((layers - 1) * kept + 2 * hidden)
     layer = item / 2 * (14.3 * inner + 40 * hidden)
-    unpacked, head = item * n["largest"], 12 * getattr(options, "head_chunk", 0) * vocab
+    unpacked, head = item * n["largest"], HEAD * getattr(options, "head_chunk", 0) * vocab
     micro = max(tokens, options.tokens_per_micro_batch) if rank else 0
     update = int(micro * stay + max(head, micro * layer) + unpacked) if rank else 0
     made = {}
     for weights in ("merged", "live"):
         shared = not options.load_4bit and not rank and not adapter  # nothing to merge: the base is its own copy
         copied = item * n["linear"] if weights == "merged" and not shared else 0
-        left = SHARE * free_bytes - base - copied - lora
-        room = min(left, SHARE * free_bytes - taken) - prefill - (unpacked if weights == "live" else 0)
+        left = usable(free_bytes) - base - copied - lora
+        room = min(left, usable(free_bytes) - taken) - prefill - (unpacked if weights == "live" else 0)
         rows = int(max(0, min(options.rows or 256, room // row)))
         largest = int(min((left - unpacked) / (stay + layer), (left - unpacked - head) / stay)) // 1024 * 1024
         sizes = (free_bytes, base, copied, lora, row, prefill, update, rows, tokens, micro, max(0, largest))
@@ -168,9 +182,9 @@ def table(config, options, cards=(8, 12, 16, 24)) -> list[dict]:
     return [{"setting": c} | {name: getattr(p, name) for name in chosen} | sizes[c] for c, p in plans.items()]
 
 
-def memory_plan(model, options: Options, tokens_per_row: int, taken: int = 0) -> Plan:
+def memory_plan(model, options: Options, tokens_per_row: int) -> Plan:
     """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
-    return plan(model.config, options, free_bytes(model.device), tokens_per_row, taken)
+    return plan(model.config, options, free_bytes(model.device), tokens_per_row)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -180,7 +194,20 @@ def free_bytes(device: torch.device) -> int:
     return int(min(free + torch.cuda.memory_reserved(device), limit))
 
 
-def choose_rows(model, options: Options, tokens_per_row: int, most: int) -> int:
+def never_spill(device: torch.device) -> None:
+    """Holds torch to what is free on the card, where the driver would go on in the host's memory: Windows and WSL2.
+
+    There memory does not run out on the card: everything becomes many times slower instead, and nothing could recover.
+    """
+    wsl = KERNEL.is_file() and "microsoft" in KERNEL.read_text(encoding="utf-8").lower()
+    if device.type == "cuda" and (wsl or sys.platform == "win32"):
+        free, whole = torch.cuda.mem_get_info(device)
+        share = max(0.0, free + torch.cuda.memory_reserved(device) - LOADED) / whole
+        share = min(share, torch.cuda.get_per_process_memory_fraction(device))
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def choose_rows(model, options: Options, tokens_per_row: int, most: int, top_p: float = 1.0) -> int:
     """Rollouts to decode at once: `most` (0: 256), but on a card no more than `plan` finds room for.
 
     Args:
@@ -192,7 +219,7 @@ def choose_rows(model, options: Options, tokens_per_row: int, most: int) -> int:
     live = any(hasattr(m, "base_layer") or hasattr(getattr(m, "weight", None), "quant_state") for m in model.modules())
     chosen = dataclasses.replace(options, rows=most, rollout_weights="live" if live else "merged")
     taken = torch.cuda.memory_allocated(model.device)
-    return max(1, memory_plan(model, chosen, tokens_per_row, taken).rows)
+    return max(1, plan(model.config, chosen, free_bytes(model.device), tokens_per_row, taken, top_p).rows)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -209,7 +236,9 @@ def out_of_memory(error: BaseException) -> bool:
 def until_it_fits(
     attempt: Callable[[int], T], size: int, smallest: int, option: str, hopeless: str, stop: Callable = die
 ) -> tuple[T, int]:
-    """Calls `attempt(size)`, and again with half the size where memory runs out.
+    """Calls `attempt(size)`; where memory runs out again with 10 % less, and from then on with half the size.
+
+    A plan is seldom far off, and half the rows cost nearly twice the time: so the first step down is a small one.
 
     Args:
         attempt: Must begin from nothing each time, so that what it returns does not depend on earlier attempts.
@@ -220,6 +249,7 @@ def until_it_fits(
     Returns:
         (what `attempt` returned, the size that fitted).
     """
+    smaller = 0.9
     while True:
         try:
             return attempt(size), size
@@ -231,7 +261,7 @@ def until_it_fits(
             torch.cuda.empty_cache()
         if size <= smallest:
             stop(f"out of memory {hopeless}")
-        size = max(smallest, size // 2)
+        size, smaller = max(smallest, int(size * smaller)), 0.5
         print(f"out of memory: trying again with {option} {size}, from now on", flush=True)
 
 

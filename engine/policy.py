@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 
 from engine.files import Options, damage, die, explained, first_line, note, read_json
-from engine.memory import memory_plan
+from engine.memory import memory_plan, never_spill
 from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
 
@@ -79,13 +79,17 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_base(options: Options):
-    """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model."""
+    """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model.
+
+    A `dtype` of "stored", which only export.py asks for, is that of the model's files.
+    """
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    never_spill(device)
+    dtype = "auto" if options.dtype == "stored" else pick_dtype(options.dtype, device)
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what it would warn of in a table is an error here, in a line
@@ -94,7 +98,8 @@ def load_base(options: Options):
             config = AutoConfig.from_pretrained(options.model, trust_remote_code=False)
             check_config(config, options)
             stored = getattr(config, "quantization_config", None)  # in 4 bits already; None would hide that
-            quantised = {"quantization_config": nf4} if options.load_4bit and not stored else {}
+            wanted = options.load_4bit and not stored
+            quantised = {"quantization_config": BitsAndBytesConfig(**nf4)} if wanted else {}
             model, report = AutoModelForCausalLM.from_pretrained(
                 options.model,
                 dtype=dtype,
@@ -240,15 +245,33 @@ def check_base(adapter: str, model, name: str) -> None:
 # ---------------------------------------------------------------------------------------- log-probs
 
 
+def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """(n, in) -> (n, out) as `F.linear`, in the other order where a CPU is faster that way.
+
+    With 2 to 5 rows MKL multiplies by a wide float32 weight that exceeds the cache at a third to two thirds of the
+    speed at which it does weight times states. The last rollouts of a batch are such rows.
+    """
+    few = 1 < len(x) < 6 and len(weight) > weight.shape[1] and weight.numel() >= 2**18
+    if few and x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkl.is_available():
+        y = (weight @ x.t()).t().contiguous()
+        return y if bias is None else y + bias
+    return F.linear(x, weight, bias)
+
+
 def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """(n, H) states -> (n, V) float32 products with the head; `model_logits` makes the model's logits of them.
 
     Rounded to bfloat16, logits around 16 come in steps of 0.06, and the two log-probs of a token differ by that.
     On a CPU the product is made in float32; on CUDA, where that would cost a float32 copy of the head, it is not.
     """
-    if hidden.device.type == "cpu" and type(head) is torch.nn.Linear:
-        return F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
-    return head(hidden).float()
+    if hidden.device.type != "cpu" or type(head) is not torch.nn.Linear:
+        return head(hidden).float()
+    hidden, bias = hidden.float(), None if head.bias is None else head.bias.float()
+    if head.weight.dtype == torch.float32:
+        return multiply(hidden, head.weight, bias)
+    # Block by block, as a float32 copy of the whole head, made at every token, would take longer than the product.
+    logits = torch.cat([F.linear(hidden, block.float()) for block in head.weight.split(4096)], dim=1)
+    return logits if bias is None else logits + bias
 
 
 def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:
@@ -266,42 +289,51 @@ def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int) -> torch.Tensor:
+def token_logp(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int, also=None):
     """Log-probs of the marked tokens, row by row: only their logits are ever made, `chunk` at a time.
 
     Args:
         model: Policy with its adapter set as wanted, or a plain model.
         ids: (B, T) tokens, padded on the right (causal attention never looks there, so no attention mask is needed).
         mask: (B, T) True on the response tokens.
+        also: Logits (chunk, V) -> further figures (chunk,) by name, as `grpo.from_logits`.
 
     Returns:
-        (mask.sum(),) float32, with gradient where the model has one.
+        (mask.sum(),) float32, with gradient where the model has one; with `also` (log-probs, figures), of one shape.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state    # (B, T, H)
     # Position t predicts token t+1: drop the last state and the first token.
     states, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]       # (N, H), (N,)
 
-    def piece(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def piece(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model_logits(base, x) / temperature                             # (chunk, V)
-        return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1)
+        return logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(-1), also(logits) if also else {}
 
     # Checkpointed, because the logits of a 152k vocabulary would otherwise stay until the backward.
     pieces = zip(states.split(chunk), targets.split(chunk))
-    return torch.cat([torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces])
+    parts = [torch.utils.checkpoint.checkpoint(piece, x, y, use_reentrant=False) for x, y in pieces]
+    logp = torch.cat([part for part, _ in parts])
+    return (logp, {name: torch.cat([seen[name] for _, seen in parts]) for name in parts[0][1]}) if also else logp
 
 
 # ---------------------------------------------------------------------------------------- rollout weights
 
 
 def full_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """(out, in) weight of a linear layer with its 4-bit storage undone and its active LoRA added."""
+    """(out, in) weight of a linear layer with its 4-bit storage undone and its active LoRA added.
+
+    Float32 where either is there, so that whoever wants 16 bits rounds once. Added to a 4-bit base already rounded, a
+    LoRA smaller than half a rounding step would be lost altogether (dev/small_deltas.py).
+    """
     linear = getattr(layer, "base_layer", layer)
     weight = linear.weight
-    if getattr(weight, "quant_state", None) is not None:
+    if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        weight = dequantize_4bit(weight.data, weight.quant_state)
+        state = copy.copy(state)
+        state.dtype = torch.float32
+        weight = dequantize_4bit(weight.data, state)
     if linear is not layer and not layer.disable_adapters:
         for name in (n for n in layer.active_adapters if n in layer.scaling):  # not every adapter is on every layer
             weight = weight.float() + layer.get_delta_weight(name).float()

@@ -20,7 +20,7 @@ def by_name(
     if name not in rewards:
         raise ValueError(f"--reward {name} is unknown; there are {', '.join(rewards)}")
     wanted = [p.name for p in inspect.signature(rewards[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    own = [n for n in wanted if n not in ("texts", "ids")]
+    own = [n for n in wanted if n not in ("texts", "ids", "tokens_after")]
     if unknown := sorted(set(options) - set(own)):
         raise ValueError(f"--reward_options {unknown} unknown to {name}, which takes {own or 'none'}")
     for key, value in options.items():
@@ -36,6 +36,7 @@ def by_name(
 
     def call(rollouts: list, correct: list[bool], cap: int, row: dict) -> list[float]:
         given = {"texts": [r.text for r in rollouts], "ids": [r.ids for r in rollouts]}
+        given["tokens_after"] = lambda what: [r.tokens_after(what) for r in rollouts]
         given = {key: value for key, value in given.items() if key in wanted}
         given |= {key: row[key] for key in columns} | options
         return rewards[name](correct, [r.finished for r in rollouts], [len(r.ids) for r in rollouts], cap, **given)

@@ -7,7 +7,7 @@ import torch
 
 from engine.files import OptionError
 from engine.policy import model_logits
-from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, pick_token, rope_table
+from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, pick_token, unroll
 from engine.supported import longest_exact
 
 
@@ -65,7 +65,7 @@ class Rows:
         device, longest = model.device, max(requests.caps)
         self.model = model
         self.slots = SlotCache(model, size, requests.longest + longest, can_varlen(model))
-        self.rope = rope_table(model.get_decoder(), self.slots.width, self.slots.keys[0]) if can_unroll(model) else None
+        self.unrolled = unroll(model.get_decoder(), self.slots.width, self.slots.store) if can_unroll(model) else None
         self.temperature, self.top_p = requests.temperature, requests.top_p
         self.ends = torch.tensor(sorted(set(ends)), device=device)               # (ends,)
         self.token = torch.zeros(size, dtype=torch.long, device=device)          # (rows,) input of the next step
@@ -86,18 +86,20 @@ class Rows:
     def step(self, n: int) -> None:
         """One token for the first n rows. Touches no row that is not alive: `graphed` rounds n up."""
         self.slots.open(n)
-        if self.rope:
-            hidden = decode_layers(self.model.get_decoder(), self.slots, self.token[:n], self.rope)  # (n, H)
+        token, count, alive = self.token[:n], self.count[:n], self.alive[:n]
+        if self.unrolled:
+            hidden = decode_layers(self.model.get_decoder(), self.slots, token, self.unrolled)  # (n, H)
         else:
-            hidden = own_forward(self.model, self.slots, self.token[:n])
+            hidden = own_forward(self.model, self.slots, token)
         logits = model_logits(self.model, hidden)                                # (n, V)
-        place = (self.slots.index[:n], self.count[:n])
-        u = self.uniform[place][:, None]                                         # (n, 1)
-        self.token[:n], self.logp[place] = pick_token(logits, u, self.temperature, self.top_p)
-        self.ids[place] = self.token[:n]
-        self.count[:n] += self.alive[:n]
-        self.slots.length[:n] += self.alive[:n]
-        self.ended[:n] = (self.token[:n, None] == self.ends).any(-1) | (self.count[:n] >= self.cap[:n])
+        place = (self.slots.index[:n], count)
+        drawn, logp = pick_token(logits, self.uniform[place][:, None], self.temperature, self.top_p)
+        self.ids.index_put_(place, drawn)
+        self.logp.index_put_(place, logp)
+        token.copy_(drawn)
+        count.add_(alive)
+        self.slots.length[:n].add_(alive)
+        torch.logical_or((drawn[:, None] == self.ends).any(-1), count >= self.cap[:n], out=self.ended[:n])
 
     def arrange(self, by_band: bool) -> None:
         """Cuts the live rows into bands, each to be read at the width of its longest."""

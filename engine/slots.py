@@ -6,21 +6,25 @@ values of each row, and two ways to attend to them), `decode_layers` (Qwen2, Qwe
 """
 
 import contextlib
+import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from engine.files import OptionError, first_line, note
-from engine.memory import head_dim, out_of_memory
+from engine.memory import head_dim, micro_batches, out_of_memory
+from engine.policy import multiply
 
 
 class SlotCache:
     """KV cache of fixed rows, each with its own length, and the attention over it. Rows 0..n-1 are live.
 
-    `decode_layers` calls `update` and `attend` once a layer. So does a `transformers` decoder of its own: what `update`
-    returns goes, unread, to the attention function, which is `slot_attention` below. There are two ways to attend:
+    `decode_layers` calls `write` and `attend` once a layer. A decoder's own forward calls `update`: what that returns
+    goes, unread, to the attention function of `transformers`, which is `slot_attention` below. Two ways to attend:
 
     - `varlen_attn` reads what each row has and no more (CUDA in 16 bits);
     - elsewhere a masked attention reads the width of the longest row. So that one long row does not make every row
@@ -39,66 +43,70 @@ class SlotCache:
         self.bands: list[tuple[int, int, int]] = []                              # (first, end, width); none: all
         # Zeros, not empty: a masked position still enters the product, and 0 * NaN is NaN. varlen_attn wants the
         # tokens of a row one after the other; the masked attention is faster where those of a head are.
-        shape = (rows, width, self.heads, self.dim) if varlen else (rows, self.heads, width, self.dim)
-        stores = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(2 * c.num_hidden_layers)]
-        stores = [s.transpose(1, 2) if varlen else s for s in stores]            # (rows, KV heads, width, dim) each
-        self.keys, self.values = stores[0::2], stores[1::2]
+        shape = (width, self.heads, self.dim) if varlen else (self.heads, width, self.dim)
+        # One tensor for the keys and values of all layers: a band is cut, or a row moved, in all of them at once.
+        store = torch.zeros((c.num_hidden_layers, 2, rows, *shape), dtype=model.dtype, device=device)
+        if varlen:
+            self.flat = [pair.unbind() for pair in store.flatten(2, 3).unbind()]  # (rows * width, KV heads, dim) each
+        self.store = store.transpose(3, 4) if varlen else store          # (layers, 2, rows, KV heads, width, dim)
+        self.layers = self.store.unbind()
         self.length = torch.zeros(rows, dtype=torch.long, device=device)         # (rows,) tokens in the cache
         self.index = torch.arange(rows, device=device)
         self.mask = torch.full((rows, 1, 1, 1 if varlen else width), -torch.inf, dtype=model.dtype, device=device)
+        self.seen, self.zero = self.mask[:, 0, 0], torch.zeros((), dtype=model.dtype, device=device)
         self.used = torch.zeros(rows, dtype=torch.int32, device=device)          # (rows,) length with the new token
         self.starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        self.zero = self.mask.new_zeros(())                                      # a Python 0 would come from the host
+        self.row_starts = self.starts * width                                    # (rows + 1,) in `flat`
         self.flash = flash_attention() if varlen else None
 
     def open(self, n: int) -> None:
         """Makes room for one more token in each of the first `n` rows."""
-        length = self.length[:n]
-        self.place = (self.index[:n], slice(None), length)                       # where every layer stores it
+        index, length = self.index[:n], self.length[:n]
+        self.place = (slice(None), index, slice(None), length)                   # where every layer stores it
         if self.varlen:
             self.used[:n] = length + 1
-        else:
-            self.mask[self.index[:n], 0, 0, length] = self.zero
-            self.masks = [(a, b, w, self.mask[a:b, :, :, :w]) for a, b, w in self.bands or [(0, n, self.width)]]
+            return
+        self.seen.index_put_((index, length), self.zero)
+        self.cuts = []
+        for a, b, width in self.bands or [(0, n, self.width)]:
+            keys, values = self.store[:, :, a:b, :, :width].unbind(1)
+            self.cuts.append((a, b, self.mask[a:b, :, :, :width], keys.unbind(), values.unbind()))
+
+    def write(self, both: torch.Tensor, layer: int) -> None:
+        """Stores one token a row: (n, 2 * KV heads, dim), its keys before its values."""
+        self.layers[layer][self.place] = both.view(len(both), 2, self.heads, self.dim)
 
     def update(self, key, value, layer: int, *args, **kwargs):
-        """Stores one token a row, (n, KV heads, 1, dim)."""
-        self.keys[layer][self.place], self.values[layer][self.place] = key[:, :, 0], value[:, :, 0]
+        """The same for (n, KV heads, 1, dim) each."""
+        self.write(torch.cat([key[:, :, 0], value[:, :, 0]], 1), layer)
         return self, layer
 
     def attend(self, layer: int, query: torch.Tensor, scale: float | None) -> torch.Tensor:
-        """One query a row over the row's keys: (n, heads, 1, dim) -> (n, 1, heads, dim)."""
+        """One query a row over the row's keys: (n, heads, dim) -> (n, heads, dim)."""
         n, heads = query.shape[:2]
-        keys, values = self.keys[layer], self.values[layer]
         if self.varlen:
-            k, v = (store.transpose(1, 2).flatten(0, 1) for store in (keys, values))  # (rows * width, KV heads, dim)
-            starts = self.starts[: n + 1]
             return self.flash(
-                query[:, :, 0], k, v, starts, starts * self.width, 1, self.width, scale=scale, enable_gqa=True,
-                seqused_k=self.used[:n],
-            )[:, None]
+                query, *self.flat[layer], self.starts[: n + 1], self.row_starts[: n + 1], 1, self.width, scale=scale,
+                enable_gqa=True, seqused_k=self.used[:n],
+            )
         # The heads that share a key head are its queries: nothing is repeated.
         query = query.reshape(n, self.heads, heads // self.heads, self.dim)
         out = [
-            F.scaled_dot_product_attention(
-                query[a:b], keys[a:b, :, :w], values[a:b, :, :w], attn_mask=mask, scale=scale
-            )
-            for a, b, w, mask in self.masks
+            F.scaled_dot_product_attention(query[a:b], keys[layer], values[layer], attn_mask=mask, scale=scale)
+            for a, b, mask, keys, values in self.cuts
         ]
-        return (torch.cat(out) if len(out) > 1 else out[0]).view(n, 1, heads, self.dim)
+        return (torch.cat(out) if len(out) > 1 else out[0]).view(n, heads, self.dim)
 
     def fill(self, row: int, prompt: list[tuple[torch.Tensor, torch.Tensor]], length: int) -> None:
         """Starts a row with a prompt's keys and values, (KV heads, length or more, dim) a layer."""
-        for layer, (keys, values) in enumerate(prompt):
-            self.keys[layer][row, :, :length] = keys[:, :length]
-            self.values[layer][row, :, :length] = values[:, :length]
+        for layer, (keys, values) in zip(self.layers, prompt):
+            layer[0, row, :, :length], layer[1, row, :, :length] = keys[:, :length], values[:, :length]
         self.mask[row, 0, 0, :length], self.mask[row, 0, 0, length:] = 0, -torch.inf
         self.length[row] = length
 
     def move(self, source: int, row: int, length: int) -> None:
         """Copies one live row over a finished one."""
-        for store in (*self.keys, *self.values):
-            store[row, :, :length] = store[source, :, :length]
+        self.store[:, :, row, :, :length] = self.store[:, :, source, :, :length]
         self.mask[row], self.length[row] = self.mask[source], self.length[source]
 
 
@@ -113,7 +121,7 @@ def slot_attention(module, query, cache: SlotCache, layer: int, attention_mask, 
     for name in ("softcap", "s_aux"):  # a cap on the scores, attention sinks
         if kwargs.get(name) is not None:
             raise OptionError(f"the model's attention has {name}, which the sampler's has not")
-    return cache.attend(layer, query, scaling), None
+    return cache.attend(layer, query[:, :, 0], scaling)[:, None], None
 
 
 @contextlib.contextmanager
@@ -174,43 +182,93 @@ def can_unroll(model) -> bool:
     return known and norms == {model.dtype} and decoder.rotary_emb.rope_type in ("default", "linear", "llama3", "yarn")
 
 
-def rope_table(decoder, width: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of RoPE for positions 0..width-1, (width, dim) each; the sines with rotate_half's signs."""
+def joined(*layers: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Linear layers that read the same states, as one: f((n, in)) -> (n, sum of outs). None in 4 bits or with a LoRA.
+
+    Their weights become slices of one tensor. So nothing is stored twice, and what is written into the layers in place,
+    as `refresh_copy` does, is what f computes with.
+    """
+    if {type(layer) for layer in layers} != {torch.nn.Linear}:
+        return None
+    weights = [layer.weight for layer in layers]
+    sizes, width = [len(w) for w in weights], weights[0].shape[1]
+    apart = any(
+        b.untyped_storage().data_ptr() != a.untyped_storage().data_ptr() or b.data_ptr() != a.data_ptr() + a.nbytes
+        for a, b in itertools.pairwise(weights)
+    )
+    if apart:
+        for weight, part in zip(weights, torch.cat([w.detach() for w in weights]).split(sizes)):
+            weight.data = part
+    whole = weights[0].detach().as_strided((sum(sizes), width), (width, 1))
+    bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
+    return functools.partial(multiply, weight=whole, bias=bias)
+
+
+class Unrolled(NamedTuple):
+    """What `decode_layers` computes with beside the decoder; made once for many tokens."""
+
+    cos: torch.Tensor
+    """(width, dim) of RoPE for positions 0..width-1."""
+    sin: torch.Tensor
+    """The same, with rotate_half's signs."""
+    qkv: list[Callable | None]
+    """Query, key and value of each layer as one, where they can be joined."""
+    gate_up: list[Callable | None]
+    norms: list[torch.Tensor | None]
+    """(heads + KV heads, dim) of each layer: weights of Qwen3's norms of query and key."""
+
+
+def unroll(decoder, width: int, like: torch.Tensor) -> Unrolled:
+    """Prepares a Qwen2, Qwen3 or Llama decoder for rows of `width` tokens; `like` has their dtype and device."""
     cos, sin = decoder.rotary_emb(like, torch.arange(width, device=like.device)[None])
     sin[..., : sin.shape[-1] // 2] *= -1
-    return cos[0], sin[0]
+    c, attentions = decoder.config, [layer.self_attn for layer in decoder.layers]
+    qkv = [joined(a.q_proj, a.k_proj, a.v_proj) for a in attentions]
+    gate_up = [joined(layer.mlp.gate_proj, layer.mlp.up_proj) for layer in decoder.layers]
+    norms = [None] * len(attentions)
+    if hasattr(attentions[0], "q_norm"):
+        q, k = c.num_attention_heads, c.num_key_value_heads
+        both = [(a.q_norm.weight.expand(q, -1), a.k_norm.weight.expand(k, -1)) for a in attentions]
+        norms = [torch.cat(pair).detach() for pair in both]
+    return Unrolled(cos[0], sin[0], qkv, gate_up, norms)
 
 
-def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]):
+def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, unrolled: Unrolled) -> torch.Tensor:
     """One token a row through a Qwen2, Qwen3 or Llama decoder: what its own forward computes, in fewer operations.
 
-    One token is little work, so starting an operation takes as long as running it. Here a norm is one operation and
-    query and key turn together. Edit a layer here and rollouts no longer come from the model that is trained.
+    One token is little work, so starting an operation takes as long as running it. Here a norm is one operation, layers
+    that read the same states are one, and query and key turn together. Edit a layer here and rollouts no longer come
+    from the model that is trained.
 
     Args:
         token: (n,) input ids.
-        rope: Of `rope_table`.
+        unrolled: Of `unroll`.
 
     Returns:
         (n, H) states before the head.
     """
-    position, split = slots.length[: len(token)], decoder.config.num_attention_heads
-    qk_norm = hasattr(decoder.layers[0].self_attn, "q_norm")                     # Qwen3
-    cos, sin = (table[position, None] for table in rope)                         # (n, 1, dim)
+    position, heads = slots.length[: len(token)], decoder.config.num_attention_heads
+    cos, sin = unrolled.cos[position, None], unrolled.sin[position, None]        # (n, 1, dim)
     hidden = decoder.embed_tokens(token)                                         # (n, H)
-    for i, layer in enumerate(decoder.layers):
-        attention, x = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
-        both = torch.cat([attention.q_proj(x), attention.k_proj(x)], 1)          # query and key turn together
-        both = both.view(len(token), -1, slots.dim)                              # (n, heads + KV heads, dim)
-        if qk_norm:
-            both = [rms_norm(attention.q_norm, both[:, :split]), rms_norm(attention.k_norm, both[:, split:])]
-            both = torch.cat(both, 1)
-        both = both * cos + both.roll(slots.dim // 2, -1) * sin
-        value = attention.v_proj(x).view(len(token), -1, 1, slots.dim)
-        slots.update(both[:, split:, None], value, i)
-        x = slots.attend(i, both[:, :split, None], attention.scaling)            # (n, 1, heads, dim)
+    for i, (layer, qkv, gate_up, norm) in enumerate(zip(decoder.layers, *unrolled[2:])):
+        attention, mlp, x = layer.self_attn, layer.mlp, rms_norm(layer.input_layernorm, hidden)
+        mixed = qkv(x) if qkv else torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], 1)
+        mixed = mixed.view(len(token), -1, slots.dim)                            # (n, heads + 2 * KV heads, dim)
+        both = mixed[:, : heads + slots.heads]                                   # query and key, changed in place
+        if norm is not None:
+            eps = attention.q_norm.variance_epsilon
+            torch.mul(norm, F.rms_norm(both, both.shape[-1:], eps=eps), out=both)
+        turned = both.roll(slots.dim // 2, -1)
+        both.mul_(cos).add_(turned.mul_(sin))
+        slots.write(mixed[:, heads:], i)
+        x = slots.attend(i, mixed[:, :heads], attention.scaling)                 # (n, heads, dim)
         hidden = hidden + attention.o_proj(x.flatten(1))
-        hidden = hidden + layer.mlp(rms_norm(layer.post_attention_layernorm, hidden))
+        x = rms_norm(layer.post_attention_layernorm, hidden)
+        if gate_up:
+            gate, up = gate_up(x).chunk(2, 1)
+            hidden = hidden + mlp.down_proj(mlp.act_fn(gate) * up)
+        else:
+            hidden = hidden + mlp(x)
     return rms_norm(decoder.norm, hidden)
 
 
@@ -289,6 +347,51 @@ def graphed(step: Callable[[int], None], rows: int, device: torch.device) -> Cal
     return run
 
 
+def on_cuda(tensor: torch.Tensor) -> bool:
+    """Whether a step may not wait for a value. The tests record a step of the CPU as one of a card, and say yes."""
+    return tensor.device.type == "cuda"
+
+
+def draw(weight: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """Token (n, 1) at which the distribution function of `weight` (n, V) passes u (n, 1) in [0, 1)."""
+    if on_cuda(weight) and weight.shape[1] % 128 == 0:
+        return draw_in_blocks(weight, u, 128)
+    cdf = weight.cumsum(-1)
+    # right=True steps over tokens of weight 0; the clamp guards the last one against rounding.
+    return torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=weight.shape[1] - 1)
+
+
+def draw_in_blocks(weight: torch.Tensor, u: torch.Tensor, block: int) -> torch.Tensor:
+    """The same in two levels, the block of tokens and then the token: of all V, only sums of blocks are made."""
+    parts = weight.view(len(weight), -1, block)                                  # (n, V / block, block)
+    ends = F.pad(parts.sum(-1).double().cumsum(-1), (1, 0))                      # (n, 1 + V / block)
+    target = u * ends[:, -1:].float()
+    number = torch.searchsorted(ends[:, 1:].float(), target, right=True).clamp(max=parts.shape[1] - 1)  # (n, 1)
+    inside = parts.gather(1, number[:, :, None].expand(-1, -1, block))[:, 0]     # (n, block)
+    cdf = (ends.gather(1, number) + inside.double().cumsum(-1)).float()
+    # The block's sum is rounded otherwise here: stay below its end, or a token of weight 0 could be drawn.
+    target = torch.minimum(target, cdf[:, -1:] * (1 - 2**-23))
+    return number * block + torch.searchsorted(cdf, target, right=True).clamp(max=block - 1)
+
+
+def draw_nucleus(weight: torch.Tensor, u: torch.Tensor, top_p: float) -> torch.Tensor:
+    """`draw` from the smallest set of tokens with at least `top_p`: one is out if what stands before it has that."""
+    # To sort a vocabulary of 152k takes longer than a small model does. Most often a few tokens are enough, and on a
+    # CPU it costs nothing to look whether they are. On CUDA nothing may wait for a value.
+    for k in (k for k in (64, 1024) if not on_cuda(weight) and k < weight.shape[1]):
+        ordered, order = weight.topk(k)                                          # (n, k)
+        before = ordered.cumsum(-1) - ordered
+        out = before >= top_p
+        # Where equal weights stand on both sides of the edge, the sort decides which are out. 1e-6: rounding.
+        tie = (ordered[:, 1:] == ordered[:, :-1]) & (out[:, 1:] != out[:, :-1])
+        if bool((before[:, -1] >= top_p + 1e-6).all()) and not bool(tie.any()):
+            order, place = order.sort(-1)
+            return order.gather(1, draw(ordered.masked_fill(out, 0).gather(1, place), u))
+    ordered, order = weight.sort(dim=-1, descending=True)
+    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+    return draw(torch.zeros_like(weight).scatter(1, order, ordered), u)
+
+
 def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float):
     """Samples one token a row by inverting the distribution function at u.
 
@@ -307,48 +410,49 @@ def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p:
         logp = logits.log_softmax(-1)
         token = logits.argmax(-1, keepdim=True)
         return token[:, 0], logp.gather(1, token)[:, 0]
-    logp = F.log_softmax(logits / temperature, dim=-1)                           # (n, V)
-    weight = logp.exp()
-    if top_p < 1:
-        ordered, order = weight.sort(dim=-1, descending=True)
-        # A token is out if what stands before it already reaches top_p.
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
-        weight = torch.zeros_like(weight).scatter(1, order, ordered)
-    cdf = weight.cumsum(-1)
-    # right=True steps over tokens of weight 0; the clamp guards the last one against rounding.
-    token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    logp = (logits if temperature == 1 else logits / temperature).log_softmax(-1)  # (n, V)
+    token = draw(logp.exp(), u) if top_p == 1 else draw_nucleus(logp.exp(), u, top_p)
     return token[:, 0], logp.gather(1, token)[:, 0]
 
 
 class Prefill:
-    """Keys and values of all but the last token of each prompt, made a batch of prompts at a time.
+    """Keys and values of all but the last token of each prompt, made for many prompts at a time.
 
-    Requests come prompt by prompt, so only the batch that is being read is kept.
+    Requests come prompt by prompt, so only the prompts that are being read are kept.
     """
 
     def __init__(self, model, prompts: Sequence[list[int]], tokens: int = 4096):
         self.model, self.prompts, self.tokens = model, prompts, tokens
-        self.first, self.layers = 0, []                                          # of the batch that is kept
-        self.size = 0
+        self.first, self.kept = 0, []                                            # of the prompts that are kept
 
     def __getitem__(self, i: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """A layer each: keys and values of prompt i, (KV heads, tokens, dim); no layers for a prompt of one token."""
-        if not self.first <= i < self.first + self.size:
+        if not self.first <= i < self.first + len(self.kept):
             longest = max(len(p) for p in self.prompts[i : i + 64])
-            self.first, self.size = i, min(len(self.prompts) - i, 64, max(1, self.tokens // longest))
-            self.layers = []  # before the next batch is made
-            self.layers = self.run(self.prompts[i : i + self.size])
-        return [(keys[i - self.first], values[i - self.first]) for keys, values in self.layers]
+            self.first, self.kept = i, []  # before the next ones are made
+            self.kept = self.run(self.prompts[i : i + min(64, max(1, self.tokens // longest))])
+        return self.kept[i - self.first]
 
-    def run(self, prompts: Sequence[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A layer each: keys and values of a batch, (prompts, KV heads, width, dim), padded on the right."""
+    def run(self, prompts: Sequence[list[int]]) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """The same for several prompts, padded on the right."""
+        lengths, made = [len(p) - 1 for p in prompts], [[] for _ in prompts]
+        # On a CPU only those of like length go together where padding to the longest would add more than a quarter.
+        # On CUDA fewer, larger forwards are faster.
+        padded = max(lengths) * len(lengths) > 1.25 * sum(lengths) and self.model.device.type == "cpu"
+        for batch in micro_batches(lengths, 512) if padded else [range(len(lengths))]:
+            for i, layers in zip(batch, self.forward([prompts[i][:-1] for i in batch])):
+                made[i] = layers
+        return made
+
+    def forward(self, prompts: list[list[int]]) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """A prompt each, a layer each: keys and values, (KV heads, width, dim)."""
         from transformers import DynamicCache
 
-        width = max(len(p) for p in prompts) - 1
+        width = max(map(len, prompts))
         if width == 0:
-            return []
-        ids = torch.tensor([(p[:-1] + [0] * width)[:width] for p in prompts], device=self.model.device)
+            return iter(())
+        ids = torch.tensor([p + [0] * (width - len(p)) for p in prompts], device=self.model.device)
         cache, decoder = DynamicCache(config=self.model.config), self.model.get_decoder()
         # Padding stands behind the prompt, where causal attention never looks: no mask is needed.
         decoder(input_ids=ids, use_cache=True, **{cache_argument(decoder): cache})
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return zip(*(zip(layer.keys, layer.values) for layer in cache.layers))

@@ -37,16 +37,21 @@ def load_tokenizer(path: str, template_options: dict | None = None):
     return tokenizer
 
 
+def fitting(tokenizer, messages: list[dict]) -> list[dict]:
+    """The chat as the template takes it: where it has no system role, that text stands before the user's."""
+    if not getattr(tokenizer, "system_role", True) and messages[0]["role"] == "system":
+        first = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+        messages = [messages[1] | {"content": first}, *messages[2:]]
+    return messages
+
+
 def chat_text(tokenizer, messages: list[dict]) -> str:
     """The chat as the model reads it, up to where it answers; to be encoded without adding special tokens.
 
     Where the template has no system role (see `check_template`), the system text stands before the user's. A date that
     the template writes is always 26 July 2024, so that a prompt is the same tomorrow.
     """
-    if not getattr(tokenizer, "system_role", True) and messages[0]["role"] == "system":
-        first = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-        messages = [messages[1] | {"content": first}, *messages[2:]]
-    return render(tokenizer, messages, add_generation_prompt=True)
+    return render(tokenizer, fitting(tokenizer, messages), add_generation_prompt=True)
 
 
 def render(tokenizer, messages: list[dict], day: int = 26, **options) -> str:

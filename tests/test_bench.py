@@ -187,7 +187,7 @@ def test_the_largest_rows_are_found_beside_the_plan(monkeypatch):
 
     monkeypatch.setattr(bench_rollouts.Sampler, "decode", decode)
     monkeypatch.setattr(bench_rollouts, "peak_bytes", lambda device: 1_000_000)
-    monkeypatch.setattr("engine.memory.free_bytes", lambda device: 10**8)
+    monkeypatch.setattr("engine.memory.free_bytes", lambda device: memory.LOADED + 10**8)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     row = bench_rollouts.largest_rows("tiny", 24, CPU)
     assert 300 - max(1, row["planned_rows"] // 50) <= row["rows"] <= 300 and row["planned_rows"] > 150

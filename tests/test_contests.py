@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "data"))
 import contests  # noqa: E402
 
 REAL = ROOT.parent / "shared/data"
-NAMES = ["train", "val", "aime24", "math500", "amc23", "olympiad"]
+NAMES = ["train", "val", "aime24", "aime25", "hmmt25", "math500", "amc23", "olympiad"]
 TAIL = "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
 AOPS = "https://artofproblemsolving.com/wiki/index.php/"
 
@@ -47,6 +47,9 @@ SOURCES = {
         eurus("Find $1-1$.", "0"),                                         # differs by one sign
         eurus("What is half of \\$5?", "\\$2.50")],
     "val": AIMO, "aime24": AIMO,
+    "aime25": [{"problem": "Find $6 + 6$.", "answer": "12", "id": "0"}],
+    "hmmt25": [{"problem_idx": 1, "problem": "Find $\\frac{1}{2}$ of $9$.", "answer": "\\frac{9}{2}",
+                "problem_type": ["Algebra"]}],
     "math500": [{"problem": "Find $2^3$.", "solution": "...", "answer": "8", "subject": "Algebra",
                  "level": 1, "unique_id": "test/algebra/1.json"}],
     "amc23": [{"id": 0, "question": "Find $9 - 2$.", "answer": 7.0, "url": AOPS}],

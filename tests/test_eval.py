@@ -9,7 +9,7 @@ import eval as evaluation
 from conftest import ROOT
 from engine.files import parse
 from eval import Config, mean_and_se, metrics
-from sample import Rollout
+from sample import SYSTEM, Rollout
 from standin import make_r1_standin
 
 
@@ -72,7 +72,7 @@ def test_eval_writes_its_files_and_keeps_what_is_there(r1, data, tmp_path, capsy
     assert set(names.split()) <= set(result)
     assert (result["n_problems"], result["n_samples"], result["cap"]) == (3, 2, 24)
     rows = [json.loads(line) for line in (tmp_path / "e" / "rollouts.jsonl").open(encoding="utf-8")]
-    assert len(rows) == 6 and all("within 7 tokens" in r["prompt"] and r["n_tokens"] <= 24 for r in rows)
+    assert len(rows) == 6 and all(SYSTEM.replace("{cap}", "7") in r["prompt"] and r["n_tokens"] <= 24 for r in rows)
     assert metrics(rows)["mean_tokens"] == result["mean_tokens"]
     with pytest.raises(SystemExit) as stop:
         evaluation.main(cfg)

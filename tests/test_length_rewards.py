@@ -3,13 +3,16 @@ import doctest
 import inspect
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 import length_rewards as families
 from engine.rewards import by_name
 from sample import Rollout
+from standin import byte_level_bpe
 
 FINISHED, N, CAP = [True, True, True, False], [100, 200, 300, 400], 400
 EXTRAS = {"texts": ["a</think>b"] * 4, "ids": [list(range(n)) for n in N], "ref_tokens": 300.0, "ref_accuracy": 0.5}
+EXTRAS["tokens_after"] = lambda what: [2] * 4
 every = pytest.mark.parametrize("family", families.REWARDS.values(), ids=families.REWARDS.keys())
 
 
@@ -23,8 +26,8 @@ def test_the_worked_numbers():
 
 
 def test_the_list_is_complete():
-    assert list(families.REWARDS) == ("thinkprune cosine repetition r1 kimi l1_exact l1_max o1_pruner efficient overlong laser "
-                                       "shorterbetter gr3 tiered").split()
+    own = [f for f in vars(families).values() if inspect.isfunction(f) and f.__module__ == families.__name__]
+    assert set(families.REWARDS.values()) == {f for f in own if "correct" in inspect.signature(f).parameters}
 
 
 @every
@@ -63,7 +66,7 @@ def test_of_two_right_answers_the_longer_never_earns_more(family):
 @every
 def test_one_rollout_and_equal_lengths_do_not_divide_by_zero(family):
     for n in ([7, 7], [7], [0, 0]):
-        one = {"texts": [""] * len(n), "ids": [[]] * len(n), "ref_tokens": 1.0, "ref_accuracy": 1.0}
+        one = {"texts": [""] * len(n), "ids": [[]] * len(n), "ref_tokens": 1.0, "ref_accuracy": 1.0, "tokens_after": lambda what: [0] * len(n)}
         wanted = inspect.signature(family).parameters
         for c in (True, False):
             got = family([c] * len(n), [True] * len(n), n, 400, **{k: v for k, v in one.items() if k in wanted})
@@ -118,6 +121,27 @@ def test_rewards_by_name():
 def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, word):
     with pytest.raises(ValueError, match=word):
         by_name(families.REWARDS, name, options, [])
+
+
+def test_tokens_after_a_text_are_those_that_are_not_needed_to_write_it():
+    """By hand on a tokenizer whose tokens cut letters of several bytes in two."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_bpe(300))
+    text = "so é😀 \\boxed{3} so 😀é \\boxed{4}"
+    ids = tokenizer(text).input_ids
+    answer = Rollout([1], [*ids, 0], None, True, text, tokenizer)
+    for what in ("so", "é😀", "\\boxed{", "3} so", text):
+        needed = min(n for n in range(len(ids) + 1) if what in tokenizer.decode(ids[:n]))
+        assert answer.tokens_after(what) == len(ids) + 1 - needed
+    assert len(ids) > 30 and answer.tokens_after("never") == 0
+
+
+def test_a_reward_gets_the_tokens_after_a_text():
+    class Letters:
+        decode = staticmethod(lambda ids, skip_special_tokens: "".join(map(chr, ids)))
+
+    group = [Rollout([1], [*map(ord, text)], None, True, text, Letters) for text in ("ab.cd", "abcd", "....")]
+    after = lambda correct, finished, n_tokens, cap, *, tokens_after: tokens_after(".")  # noqa: E731
+    assert by_name({"after": after}, "after", {}, [])(group, [True] * 3, 9, {}) == [2, 0, 3]
 
 
 def test_a_reward_that_needs_a_column_says_so_before_anything_is_sampled():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -12,6 +13,7 @@ import sample
 import train_prune
 from dev.bench import shape_config
 from engine.memory import choose_rows, memory_plan
+from engine.slots import pick_token
 from engine.policy import merged_copy, rollout_model, token_logp
 from standin import make_r1_standin, make_tiny, with_lora
 
@@ -90,10 +92,18 @@ def test_lora_takes_16_bytes_a_weight():
     assert memory.plan(config, options(lora_r=8), GB).lora == 16 * 8 * (4 * 128 + 3 * 192)
 
 
-def test_a_row_holds_its_keys_and_values_and_64_bytes_a_logit(r1):
-    p = memory.plan(r1, options(cap=4000), 80 * GB, tokens=4300)
+@pytest.mark.parametrize("top_p, bytes_a_logit", [(1.0, memory.DRAWN), (0.95, memory.CUT)])
+def test_a_row_holds_its_keys_and_values_and_twice_what_its_token_is_drawn_with(r1, top_p, bytes_a_logit):
+    p = memory.plan(r1, options(cap=4000, top_p=top_p), 80 * GB, tokens=4300)
     # beside keys and values 18 bytes a token: mask 2, random number 4, id 8, log-prob 4
-    assert p.row == 4300 * (28 * 1024 + 18) + 64 * 151936
+    assert p.row == 4300 * (28 * 1024 + 18) + 2 * bytes_a_logit * 151936
+
+
+@pytest.mark.parametrize("top_p, bytes_a_logit", [(1.0, memory.DRAWN), (0.95, memory.CUT)])  # a card's sort takes more
+def test_a_token_is_drawn_with_no_more_than_is_planned_for_it(top_p, bytes_a_logit):
+    hidden, head, u = torch.randn(64, 16).bfloat16(), torch.randn(8192, 16).bfloat16(), torch.rand(64, 1)
+    peak = peak_of(lambda: pick_token(F.linear(hidden, head).float(), u, 0.6, top_p))
+    assert 12 * 64 * 8192 < peak <= bytes_a_logit * 64 * 8192
 
 
 def test_the_reference_of_a_later_round_is_a_second_lora(r1):
@@ -164,6 +174,19 @@ def test_chunked_log_probs_take_a_fifth_of_full_logits_at_most():
     assert peak_of(chunked) <= peak_of(full) / 5
 
 
+def test_logits_rounded_as_on_a_card_take_what_is_planned_for_the_head():
+    """A subclass of Linear takes the way of CUDA in 16 bits: logits in bfloat16, then in float32."""
+    class Head(torch.nn.Linear):
+        pass
+
+    model = lora_model(vocab_size=32000, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+                       num_attention_heads=1, num_key_value_heads=1)
+    model.get_base_model().lm_head.__class__ = Head
+    ids, on = torch.randint(0, 32000, (1, 513)), torch.ones(1, 513, dtype=torch.bool)
+    peak = peak_of(lambda: token_logp(model, ids, on, 1.0, 512).sum().backward())
+    assert peak == pytest.approx(memory.HEAD * 512 * 32000, rel=0.1)
+
+
 def test_sampling_and_update_never_coexist(r1):
     p = memory.plan(r1, options(cap=4000), 24 * GB)
     assert p.peak == p.static + max(p.rows * p.row + p.prefill, p.update)
@@ -202,13 +225,13 @@ def test_rows_asked_for_are_the_most(r1):
 
 @pytest.mark.parametrize("gb", [8, 12, 16, 24])
 def test_the_plan_stays_within_the_card(r1, gb):
-    p = memory.plan(r1, options(cap=4000), gb * GB)
-    assert p.fits and p.peak <= memory.SHARE * gb * GB
+    p = memory.plan(r1, options(cap=4000, tokens_per_micro_batch=8192), gb * GB)
+    assert p.fits and p.peak <= memory.SHARE * gb * GB - memory.LOADED
 
 
 def test_one_row_more_would_not_fit(r1):
     p = memory.plan(r1, options(cap=4000), 24 * GB)
-    assert p.peak + p.row > memory.SHARE * 24 * GB
+    assert p.peak + p.row > memory.SHARE * 24 * GB - memory.LOADED
 
 
 def test_memory_already_taken_is_not_planned_twice_but_never_overlooked(r1):
@@ -216,6 +239,17 @@ def test_memory_already_taken_is_not_planned_twice_but_never_overlooked(r1):
     p = memory.plan(r1, cfg, free)
     assert memory.plan(r1, cfg, free, taken=p.static).rows == p.rows
     assert memory.plan(r1, cfg, free, taken=p.static + 10 * p.row).rows == p.rows - 10
+
+
+def test_a_validation_under_a_wider_cap_takes_fewer_rows(tmp_path, card, monkeypatch):
+    """Under a cap of 8,000 a row takes twice what it takes in a training step under 4,000."""
+    policy, tokenizer = with_lora(make_tiny(tmp_path / "model"))
+    sampler = sample.Sampler(policy, tokenizer, options(rollout_weights="live"), 24)
+    asked = []
+    monkeypatch.setattr(sample, "choose_rows", lambda *args: asked.append((args[2], args[4])) or 4)
+    for cap, top_p in ((8, 1.0), (16, 0.5)):
+        sampler.sample([[5, 6, 7]], cap=cap, top_p=top_p)
+    assert asked == [(11, 1.0), (19, 0.5)]
 
 
 # ---------------------------------------------------------------------------------------- what is said
@@ -291,3 +325,53 @@ def test_the_copy_is_made_where_the_plan_has_one(r1, card, monkeypatch, gb, merg
 def test_a_cpu_decodes_as_many_rows_as_asked_for(r1):
     model = SimpleNamespace(device=torch.device("cpu"), config=r1)
     assert [choose_rows(model, options(), 10**6, r) for r in (0, 7)] == [256, 7]
+
+
+# ---------------------------------------------------------------------------------------- where memory runs out
+
+
+def sizes_tried(room: int, size: int, smallest: int = 1) -> list[int]:
+    """The sizes that `until_it_fits` tries where `room` fits."""
+    tried = []
+
+    def attempt(n: int) -> None:
+        tried.append(n)
+        if n > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    memory.until_it_fits(attempt, size, smallest, "--rows", "", stop=lambda message: tried.append(message) or 1 / 0)
+    return tried
+
+
+def test_a_tenth_less_is_tried_before_half():
+    assert sizes_tried(115, 120) == [120, 108] and sizes_tried(30, 120) == [120, 108, 54, 27]
+
+
+def test_the_smallest_size_is_tried_and_nothing_below_it():
+    assert sizes_tried(1, 2) == [2, 1] and sizes_tried(100, 1000, smallest=100) == [1000, 900, 450, 225, 112, 100]
+
+
+@pytest.mark.parametrize("system, kernel, held", [
+    ("win32", None, True), ("linux", "Linux version 5.15.153.1-microsoft-standard-WSL2", True),
+    ("linux", "Linux version 6.8.0-51-generic", False)])
+def test_where_the_driver_would_spill_to_the_host_torch_is_held(monkeypatch, tmp_path, system, kernel, held):
+    version, shares = tmp_path / "version", []
+    if kernel:
+        version.write_text(kernel)
+    monkeypatch.setattr(memory, "KERNEL", version)
+    monkeypatch.setattr(memory.sys, "platform", system)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (20 * GB, 24 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    memory.never_spill(torch.device("cuda"))
+    assert shares == ([pytest.approx((21 * GB - memory.LOADED) / (24 * GB))] if held else [])
+    memory.never_spill(torch.device("cpu"))
+    assert len(shares) == held
+
+
+def test_torch_is_held_before_the_model_is_loaded(tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr("engine.policy.never_spill", lambda device: held.append(device.type))
+    with_lora(make_tiny(tmp_path / "model"))
+    assert held == ["cpu"]

@@ -202,7 +202,7 @@ def test_a_template_with_todays_date_is_pinned(model, capsys):
     tokenizer = opened(model(LLAMA3, "<|eot_id|>", eos="<|eot_id|>"))
     assert "writes today's date: it is always 26 July 2024 here" in capsys.readouterr().err
     text = build_prompt(tokenizer, "1 + 1?", 9)
-    assert "Today Date: 26 Jul 2024" in text and "within 9 tokens" in text
+    assert "Today Date: 26 Jul 2024" in text and SYSTEM.replace("{cap}", "9") in text
     tokenizer.template_options = {"date_string": "1 Jan 2020"}
     assert "Today Date: 1 Jan 2020" in build_prompt(tokenizer, "1 + 1?", 9)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 import toy  # noqa: E402
-from sample import build_prompt  # noqa: E402
+from sample import SYSTEM, build_prompt  # noqa: E402
 
 SMALL = dict(steps=2, n_train=12, n_val=4, n_test=6, tokens_per_step=256)
 SMALL_FLAGS = [part for key, value in SMALL.items() for part in (f"--{key}", value)]
@@ -185,7 +185,7 @@ def test_made_text_never_falls_to_letters(tokenizer):
 def test_template_opens_the_thinking(tokenizer):
     prompt = build_prompt(tokenizer, PROBLEM, 123)
     assert prompt.endswith("<|assistant|><think>\n") and PROBLEM in prompt
-    assert "within 123 tokens." in prompt
+    assert SYSTEM.replace("{cap}", "123") in prompt
     assert len(tokenizer(prompt).input_ids) < 50
     assert tokenizer.decode(tokenizer(prompt).input_ids) == prompt
     assert tokenizer.pad_token_id != tokenizer.eos_token_id

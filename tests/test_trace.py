@@ -199,9 +199,10 @@ def test_reflection_words_are_marked_whole_and_once(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone(browser, page_file, scheme):
-    page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page.goto(page_file.as_uri())
-    assert page.locator("pre").first.bounding_box()["y"] < 640 and not page.locator("#tools").is_visible()
+    assert page.locator("pre").nth(1).bounding_box()["y"] < 744 and not page.locator("#tools").is_visible()  # both in sight
+    page.set_viewport_size({"width": 360, "height": 740})
     page.locator("#more summary").click()
     assert page.locator("#tools").is_visible()
     page.locator(".row", has_text="p5 ").first.click()

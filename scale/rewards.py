@@ -1,0 +1,66 @@
+"""Our rewards for rollouts that another engine sampled: token ids in, one number a rollout out.
+
+TRL and verl hand their reward functions texts without special tokens, from which nobody can see whether the end token
+came. So both adapters (trl_prune.py, verl_reward.py) start from the token ids and go the way of train_prune.py from
+there on: `eval.grade` for the verdict, a function of length_rewards.py for the reward.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from types import SimpleNamespace
+
+from eval import grade
+from sample import Rollout
+
+PROBE = [(10, True), (60, True), (30, False), (80, False)]  # length in percent of the cap, right
+
+
+def end_ids(tokenizer, generation_config) -> list[int]:
+    """The tokens that end a response, as `Sampler` has them; `add_turn_end` must have seen the config before."""
+    end = generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])})
+
+
+def rollout_of(ids: list[int], tokenizer, ends: Collection[int], cap: int) -> Rollout:
+    """One rollout from its response tokens; it has finished if an end token stands last, within the cap."""
+    ended = bool(ids) and ids[-1] in ends
+    text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False)
+    return Rollout([], ids, None, ended and len(ids) <= cap, text)
+
+
+def score(
+    ids: Sequence[list[int]],
+    rows: Sequence[dict],
+    tokenizer,
+    ends: Collection[int],
+    reward_of: Callable[[list[Rollout], list[bool], int, dict], list[float]],
+    cap: int,
+    group: int,
+    thinking: bool = True,
+) -> tuple[list[float], list[bool]]:
+    """(reward, strict verdict) of each rollout; groups stand one after another and are whole.
+
+    Args:
+        ids: Response tokens of each rollout, the end token included, no padding.
+        rows: The problem row of each rollout: `id`, `answer` and what the reward needs.
+        reward_of: From `engine.rewards.by_name`.
+        group: Rollouts of one problem.
+
+    Raises:
+        RuntimeError: A group is not whole, which happens where an engine spreads it over processes.
+    """
+    starts = range(0, len(ids), group)
+    if len(ids) % group or any(len({row["id"] for row in rows[k : k + group]}) > 1 for k in starts):
+        raise RuntimeError(f"{len(ids)} rollouts are no whole groups of {group}: the reward needs them in one process")
+    rollouts = [rollout_of(x, tokenizer, ends, cap) for x in ids]
+    correct = [verdict.correct for verdict in grade(rollouts, [row["answer"] for row in rows], thinking)]
+    groups = [slice(k, k + group) for k in starts]
+    rewards = [reward for g in groups for reward in reward_of(rollouts[g], correct[g], cap, rows[g.start])]
+    return rewards, correct
+
+
+def needs_group(reward_of: Callable, cap: int, row: dict) -> bool:
+    """Whether a rollout's reward changes with the others of its group, seen on four made-up rollouts."""
+    made = [SimpleNamespace(text="", ids=[1] * max(1, n * cap // 100), finished=True) for n, _ in PROBE]
+    right = [correct for _, correct in PROBE]
+    alone = [reward_of([rollout], [correct], cap, row)[0] for rollout, correct in zip(made, right)]
+    return alone != reward_of(made, right, cap, row)

@@ -148,7 +148,10 @@ def recorder(varlen: bool = True):
 
     slots_graphed = slots.graphed
     with contextlib.ExitStack() as stack:
-        patch = lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))
+
+        def patch(where, name, new):
+            stack.enter_context(mock.patch.object(where, name, new))
+
         patch(torch.cuda, "CUDAGraph", Graph)
         patch(torch.cuda, "graph", graph)
         patch(torch.cuda, "graph_pool_handle", lambda: (0, 1))

@@ -119,13 +119,14 @@ class Item:
         return len(self.rollout.prompt_ids) + len(self.rollout.ids)
 
 
-def micro_step(policy, items: list[Item], n_tokens: int, cfg):
+def micro_step(policy, items: list[Item], n_tokens: int, cfg, scale: float = 1.0):
     """Adds the gradient of a few rollouts to what is there; returns (loss, figures) as `policy_loss` does.
 
     Items without old and reference log-probs get them: the weights are those before the batch's first update.
 
     Args:
         n_tokens: Response tokens of the whole batch; 0 only fills in the log-probs, without a gradient.
+        scale: The gradient comes out this many times as large.
     """
     device = next(policy.parameters()).device
     width, lengths = max(item.length for item in items), [len(item.rollout.ids) for item in items]
@@ -140,7 +141,7 @@ def micro_step(policy, items: list[Item], n_tokens: int, cfg):
     adv = adv.repeat_interleave(torch.tensor(lengths, device=device))            # (N,)
     first = any(item.old_logp is None for item in items)
     bf16 = device.type == "cuda" and policy.get_base_model().dtype == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # in float16 the LoRA is float32
         if first and cfg.beta > 0:
             with torch.no_grad(), start_of_round(policy):
                 start_logp = token_logp(policy, ids, mask, cfg.temperature, cfg.head_chunk)
@@ -156,7 +157,7 @@ def micro_step(policy, items: list[Item], n_tokens: int, cfg):
     old_logp = torch.cat([item.old_logp for item in items])                      # (N,)
     ref_logp = torch.cat([item.ref_logp for item in items]) if cfg.beta > 0 else None
     loss, figures = LOSSES[cfg.loss](logp, old_logp, sampler_logp, ref_logp, adv, lengths, n_tokens, cfg, seen)
-    loss.backward()
+    (loss * scale).backward()
     return loss.item(), figures
 
 
@@ -167,11 +168,27 @@ def add_gradient(policy, items: list[Item], n_tokens: int, cfg, tokens: int) -> 
         n_tokens: See `micro_step`.
         tokens: Padded tokens per backward pass, at most; at least one rollout goes through.
     """
+    # float16 ends at 65504 and below 6e-8. So its gradient is that of a token there, not the token's part of the batch;
+    # where it overflows, it begins again smaller. No step is lost. LoRA and its gradient are float32.
+    half = policy.get_base_model().dtype == torch.float16
+    scale = 16.0 * max(1, n_tokens) if half else 1.0
+    while True:
+        result = gradient_of(policy, items, n_tokens, cfg, tokens, scale)
+        gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+        if scale == 1.0 or not math.isfinite(result["loss"]) or all(g.isfinite().all() for g in gradients):
+            for gradient in gradients if scale != 1.0 else []:
+                gradient.div_(scale)
+            return result
+        scale = max(1.0, scale / 64)
+
+
+def gradient_of(policy, items: list[Item], n_tokens: int, cfg, tokens: int, scale: float) -> dict[str, float]:
+    """`add_gradient` at one scale of the loss."""
     policy.zero_grad(set_to_none=True)
     total = sum(len(item.rollout.ids) for item in items)
     result = {"loss": 0.0}
     for batch in micro_batches([item.length for item in items], tokens):
-        loss, figures = micro_step(policy, [items[i] for i in batch], n_tokens, cfg)
+        loss, figures = micro_step(policy, [items[i] for i in batch], n_tokens, cfg, scale)
         result["loss"] += loss
         for name, values in figures.items():
             if name.endswith("_max"):

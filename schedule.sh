@@ -12,7 +12,6 @@
 set -euo pipefail
 cd -- "$(dirname -- "$0")"
 export PYTHON=${PYTHON:-python}
-export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}  # less fragmentation on a card
 
 # Reads and checks CONFIG, locks the run folder, and runs this script again with CAPS, OUT, ... in its environment.
 [ "${SCHEDULE:-}" = open ] || exec "$PYTHON" -m engine.schedule bash schedule.sh

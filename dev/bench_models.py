@@ -3,6 +3,7 @@
 import torch
 
 from engine.files import die
+from engine.policy import pick_dtype
 
 # name: vocabulary, hidden, intermediate, layers, heads, KV heads, whether the head is the embedding
 SHAPES = {
@@ -44,14 +45,14 @@ def shape_config(size: str):
 
 
 def random_model(size: str, device: torch.device):
-    """A Qwen2 with random weights, built where it will run; bfloat16 on CUDA, float32 on a CPU."""
+    """A Qwen2 with random weights, built where it will run, in the type that `--dtype auto` takes there."""
     import transformers
     from transformers import Qwen2ForCausalLM
 
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     before, config = torch.get_default_dtype(), shape_config(size)
-    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    torch.set_default_dtype(pick_dtype("auto", device))
     with torch.device(device):
         model = Qwen2ForCausalLM(config)
     torch.set_default_dtype(before)

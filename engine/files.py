@@ -111,8 +111,9 @@ class Options:
     """Base model: a folder, or a hub id such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B."""
     load_4bit: bool = True
     """Keep the base in 4 bits (NF4, bitsandbytes); false loads it in `dtype`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of compute and of the rollout weights; auto: bfloat16 on CUDA, float32 on a CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of compute and of the rollout weights; auto: on CUDA bfloat16, or float16 on cards that lack it (T4),
+    on a CPU float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
     rollout_weights: Literal["auto", "merged", "live"] = "auto"

@@ -7,6 +7,7 @@ on CUDA.
 
 import contextlib
 import copy
+import glob
 import hashlib
 import logging
 import os
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 
-from engine.files import Options, damage, die, explained, note, read_json
+from engine.files import Options, damage, die, explained, first_line, note, read_json
 from engine.memory import memory_plan, never_spill
 from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
@@ -33,15 +34,48 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")
 # ---------------------------------------------------------------------------------------- loading
 
 
+def set_allocator(proc_version: Path) -> None:
+    """Less fragmentation on a card. Not on WSL2, where the first allocation may fail with it, nor outside of Linux."""
+    if proc_version.is_file() and "microsoft" not in proc_version.read_text().lower():
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+set_allocator(Path("/proc/version"))  # here, because CUDA reads it once, when it starts
+
+
 def pick_device(name: str) -> torch.device:
-    """`auto`, or a torch device name; exits with status 2 for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto`, or a torch device name, made the current card; exits with status 2 for a device that is not there."""
+    if name == "auto" and not torch.cuda.is_available():
+        note_unused_card()
     with explained(f"--device {name} is no device; use auto, cpu or cuda", RuntimeError):
-        device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         die(f"--device {name}: no CUDA device here (torch {torch.__version__}); use --device cpu or auto")
+    if (device.index or 0) >= (cards := torch.cuda.device_count()):
+        die(f"--device {name}: this machine has {cards} CUDA device{'s'[: cards > 1]}, counted from cuda:0")
+    if device.index:
+        torch.cuda.set_device(device)  # graphs and their streams are made on the current card
     return device
+
+
+def note_unused_card() -> None:
+    """Says why `auto` takes the CPU on a machine with an NVIDIA card: a driver too old, or a torch without CUDA."""
+    if glob.glob("/dev/nvidia[0-9]*") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        try:
+            torch.cuda.init()
+        except (AssertionError, RuntimeError) as error:
+            note(f"this runs on the CPU: torch {torch.__version__} cannot use the NVIDIA card ({first_line(error)})")
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`, or a type by name. auto: on CUDA bfloat16, or float16 below capability 8.0 (T4), else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def load_base(options: Options):
@@ -54,8 +88,7 @@ def load_base(options: Options):
 
     device = pick_device(options.device)
     never_spill(device)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "stored": "auto"}.get(options.dtype)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = "auto" if options.dtype == "stored" else pick_dtype(options.dtype, device)
     nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     transformers.utils.logging.disable_progress_bar()
     verbosity = transformers.utils.logging.get_verbosity()
@@ -84,6 +117,8 @@ def load_base(options: Options):
         # mode; `dequantize_4bit` and the backward then silently read garbage. Never let it.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if stored and dtype == torch.float16 and hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype  # a model stored in 4 bits brings its own, mostly bfloat16
     return model.requires_grad_(False)
 
 
@@ -183,7 +218,8 @@ def check_adapter(adapter: str) -> None:
 def fingerprint(model) -> str:
     """Sixteen hex digits that tell one base model's weights from another's, the same in 4, 16 and 32 bits.
 
-    Hashes a slice of the embedding and every norm, which quantisation leaves alone, rounded to bfloat16.
+    Hashes a slice of the embedding and every norm, which quantisation leaves alone, rounded to bfloat16. float16 has
+    lost the smallest weights already, so a model in float16 has another one, with that word behind it.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     parts = [base.get_input_embeddings().weight[:256]]
@@ -191,16 +227,18 @@ def fingerprint(model) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16] + (" float16" if base.dtype == torch.float16 else "")
 
 
 def check_base(adapter: str, model, name: str) -> None:
     """Exits with status 2 where nanoprune.json beside the adapter names another base (other makers' have none)."""
     path = os.path.join(adapter, "nanoprune.json")
     if os.path.isfile(path):
-        made = read_json(path)
-        if made.get("base_fingerprint") != fingerprint(model):
-            trained_on = made.get("base")
+        made, mine = read_json(path), fingerprint(model)
+        theirs, trained_on = str(made.get("base_fingerprint")), made.get("base")
+        if theirs.endswith("float16") != mine.endswith("float16"):
+            note(f"adapter {adapter} was trained on {trained_on}; in float16 it is not checked that {name} is the same")
+        elif theirs != mine:
             die(f"adapter {adapter} was trained on {trained_on}, whose weights are not those of --model {name}: {path}")
 
 

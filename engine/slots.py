@@ -9,14 +9,13 @@ import contextlib
 import functools
 import inspect
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from engine.files import OptionError, first_line
+from engine.files import OptionError, first_line, note
 from engine.memory import head_dim, micro_batches, out_of_memory
 from engine.policy import multiply
 
@@ -58,6 +57,7 @@ class SlotCache:
         self.used = torch.zeros(rows, dtype=torch.int32, device=device)          # (rows,) length with the new token
         self.starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self.row_starts = self.starts * width                                    # (rows + 1,) in `flat`
+        self.flash = flash_attention() if varlen else None
 
     def open(self, n: int) -> None:
         """Makes room for one more token in each of the first `n` rows."""
@@ -85,9 +85,7 @@ class SlotCache:
         """One query a row over the row's keys: (n, heads, dim) -> (n, heads, dim)."""
         n, heads = query.shape[:2]
         if self.varlen:
-            from torch.nn.attention.varlen import varlen_attn  # here, because it takes a second to import
-
-            return varlen_attn(
+            return self.flash(
                 query, *self.flat[layer], self.starts[: n + 1], self.row_starts[: n + 1], 1, self.width, scale=scale,
                 enable_gqa=True, seqused_k=self.used[:n],
             )
@@ -274,6 +272,25 @@ def decode_layers(decoder, slots: SlotCache, token: torch.Tensor, unrolled: Unro
     return rms_norm(decoder.norm, hidden)
 
 
+def flash_attention() -> Callable:
+    """`varlen_attn`, or where torch's (before 2.13) cannot be told how much of a row is used, the operator below it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # here, because it takes a second to import
+
+        if "seqused_k" in inspect.signature(varlen_attn).parameters:
+            return varlen_attn
+    except ImportError:
+        pass
+
+    def attention(query, key, value, starts_q, starts_k, max_q, max_k, *, scale, enable_gqa, seqused_k):
+        return torch.ops.aten._flash_attention_forward(
+            query, key, value, starts_q, starts_k, max_q, max_k, 0.0, False, False, scale=scale, seqused_k=seqused_k
+        )[0]
+
+    return attention
+
+
+@torch.no_grad()
 def can_varlen(model) -> bool:
     """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
     c, device = model.config, model.device
@@ -283,10 +300,14 @@ def can_varlen(model) -> bool:
     query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=device)
     key = query[:, : c.num_key_value_heads].contiguous()
     try:
-        from torch.nn.attention.varlen import varlen_attn
-
-        varlen_attn(query, key, key, one, one, 1, 1, enable_gqa=True, seqused_k=one[1:])
-    except (ImportError, RuntimeError, TypeError):  # no kernel for this card or type, or an older torch
+        flash_attention()(query, key, key, one, one, 1, 1, scale=None, enable_gqa=True, seqused_k=one[1:])
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        note(
+            f"decoding with a masked attention and without CUDA graphs, which is slower: torch {torch.__version__} has "
+            f"no varlen attention for this card and {str(model.dtype)[6:]} ({first_line(error)})"
+        )
         return False
     return True
 
@@ -309,23 +330,31 @@ def graphed(step: Callable[[int], None], rows: int, device: torch.device) -> Cal
         step(size)
         if possible:
             pool = pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
             try:
                 with torch.cuda.graph(graph, pool=pool):
                     step(size)
                 graphs[size] = graph
             except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
-                if out_of_memory(error):
-                    raise
+                error = error.__context__ or error  # ending a broken capture raises once more
+                if out_of_memory(error) or not isinstance(error, RuntimeError):
+                    raise error from None
                 possible = False
-                print(f"note: decoding without CUDA graphs ({first_line(error)})", file=sys.stderr)
+                note(f"decoding without CUDA graphs ({first_line(error)})")
+            finally:
+                torch.cuda.set_stream(stream)  # torch leaves a capture that failed on the stream of the capture
 
     return run
 
 
+def on_cuda(tensor: torch.Tensor) -> bool:
+    """Whether a step may not wait for a value. The tests record a step of the CPU as one of a card, and say yes."""
+    return tensor.device.type == "cuda"
+
+
 def draw(weight: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """Token (n, 1) at which the distribution function of `weight` (n, V) passes u (n, 1) in [0, 1)."""
-    if weight.device.type == "cuda" and weight.shape[1] % 128 == 0:
+    if on_cuda(weight) and weight.shape[1] % 128 == 0:
         return draw_in_blocks(weight, u, 128)
     cdf = weight.cumsum(-1)
     # right=True steps over tokens of weight 0; the clamp guards the last one against rounding.
@@ -347,10 +376,9 @@ def draw_in_blocks(weight: torch.Tensor, u: torch.Tensor, block: int) -> torch.T
 
 def draw_nucleus(weight: torch.Tensor, u: torch.Tensor, top_p: float) -> torch.Tensor:
     """`draw` from the smallest set of tokens with at least `top_p`: one is out if what stands before it has that."""
-    cpu = weight.device.type == "cpu"
     # To sort a vocabulary of 152k takes longer than a small model does. Most often a few tokens are enough, and on a
     # CPU it costs nothing to look whether they are. On CUDA nothing may wait for a value.
-    for k in (k for k in (64, 1024) if cpu and k < weight.shape[1]):
+    for k in (k for k in (64, 1024) if not on_cuda(weight) and k < weight.shape[1]):
         ordered, order = weight.topk(k)                                          # (n, k)
         before = ordered.cumsum(-1) - ordered
         out = before >= top_p

@@ -1,6 +1,7 @@
 """What the tests share: the scripts on the path, the course option, and the data folder beside the repository."""
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,12 @@ sys.path.insert(0, str(ROOT))
 def pytest_addoption(parser):
     parser.addoption("--reward", default=str(ROOT / "reward.py"), metavar="FILE",
                      help="grade this file's reward functions instead of ours (tests/test_reward.py)")
+    parser.addoption("--cuda", action="store_true", help="let tests see the card (tests/test_cuda.py)")
+
+
+def pytest_configure(config):
+    if not config.getoption("--cuda"):  # the others compare float32 on a CPU, and `--device auto` would take a card
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,8 @@ class Capture(TorchDispatchMode):
 
 
 def strict_varlen(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, enable_gqa=False, seqused_k=None, num_splits=None
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *,
+    scale=None, enable_gqa=False, seqused_k=None, num_splits=None,
 ):  # fmt: skip
     """`varlen_attn` for one query a row, with the checks of its CUDA kernel; what it cannot check is NaN.
 
@@ -147,13 +148,17 @@ def recorder(varlen: bool = True):
 
     slots_graphed = slots.graphed
     with contextlib.ExitStack() as stack:
-        patch = lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))  # noqa: E731
+
+        def patch(where, name, new):
+            stack.enter_context(mock.patch.object(where, name, new))
+
         patch(torch.cuda, "CUDAGraph", Graph)
         patch(torch.cuda, "graph", graph)
         patch(torch.cuda, "graph_pool_handle", lambda: (0, 1))
         patch(torch.cuda, "current_stream", lambda device=None: found.stream)
         patch(torch.cuda, "set_stream", lambda stream: setattr(found, "stream", stream))
         patch(sample, "graphed", on_card)
+        patch(slots, "on_cuda", lambda tensor: True)
         patch(rows, "can_varlen", lambda model: varlen)
         patch(torch.nn.attention.varlen, "varlen_attn", strict_varlen)
         yield found

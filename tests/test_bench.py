@@ -326,7 +326,7 @@ def test_missing_files_are_named(capsys, tmp_path):
 
 
 def test_on_a_card_a_step_takes_the_options_of_a_run(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bench_step, "pick_device", torch.device)
     cfg = bench_step.Config(device="cuda")
     ((name, options, half),) = bench_step.settings_of(cfg)
     assert (name, options.cap, options.lora_r, half) == ("r1_1.5b_24gb", 4000, 32, False)

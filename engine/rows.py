@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.draw import pick_token
 from engine.files import OptionError
 from engine.policy import model_logits
-from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, pick_token, unroll
+from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, unroll
 from engine.supported import longest_exact
 
 

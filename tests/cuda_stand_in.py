@@ -118,7 +118,7 @@ def recorder(varlen: bool = True):
         `Found`, which counts.
     """
     import sample
-    from engine import rows, slots
+    from engine import draw, rows, slots
 
     found = Found()
 
@@ -158,7 +158,7 @@ def recorder(varlen: bool = True):
         patch(torch.cuda, "current_stream", lambda device=None: found.stream)
         patch(torch.cuda, "set_stream", lambda stream: setattr(found, "stream", stream))
         patch(sample, "graphed", on_card)
-        patch(slots, "on_cuda", lambda tensor: True)
+        patch(draw, "on_cuda", lambda tensor: True)
         patch(rows, "can_varlen", lambda model: varlen)
         patch(torch.nn.attention.varlen, "varlen_attn", strict_varlen)
         yield found

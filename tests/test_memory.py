@@ -13,7 +13,7 @@ import sample
 import train_prune
 from dev.bench import shape_config
 from engine.memory import choose_rows, memory_plan
-from engine.slots import pick_token
+from engine.draw import pick_token
 from engine.policy import merged_copy, rollout_model, token_logp
 from standin import make_r1_standin, make_tiny, with_lora
 

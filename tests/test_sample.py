@@ -15,7 +15,7 @@ from engine.files import Options
 from engine.policy import (
     fingerprint, full_weight, load_policy, load_tokenizer, load_trainable, merged_copy, pick_device, refresh_copy
 )
-from engine.slots import pick_token
+from engine.draw import pick_token
 from sample import load_problems
 from standin import make_r1_standin, make_tiny, with_lora
 

@@ -8,7 +8,8 @@ from conftest import sampled
 from dev.bench_models import random_model, word_tokenizer
 from engine.policy import merged_copy, multiply
 from engine.rows import Requests, Rows
-from engine.slots import Prefill, draw, draw_in_blocks, draw_nucleus
+from engine.draw import draw, draw_in_blocks, draw_nucleus
+from engine.slots import Prefill
 from standin import make_r1_standin, with_lora
 
 

@@ -20,6 +20,7 @@ import torch
 from engine.files import die, fail
 from engine.memory import micro_batches, until_it_fits
 from engine.policy import start_of_round, token_logp
+from engine.progress import Progress
 from sample import Rollout
 
 Advantage = Literal["group", "batch", "center"]
@@ -187,14 +188,17 @@ def gradient_of(policy, items: list[Item], n_tokens: int, cfg, tokens: int, scal
     policy.zero_grad(set_to_none=True)
     total = sum(len(item.rollout.ids) for item in items)
     result = {"loss": 0.0}
-    for batch in micro_batches([item.length for item in items], tokens):
-        loss, figures = micro_step(policy, [items[i] for i in batch], n_tokens, cfg, scale)
-        result["loss"] += loss
-        for name, values in figures.items():
-            if name.endswith("_max"):
-                result[name] = max(result.get(name, 0.0), values.max().item())
-            else:
-                result[name] = result.get(name, 0.0) + values.float().sum().item() / total
+    batches = micro_batches([item.length for item in items], tokens)
+    with Progress("update", len(batches), "piece") as progress:
+        for batch in batches:
+            loss, figures = micro_step(policy, [items[i] for i in batch], n_tokens, cfg, scale)
+            result["loss"] += loss
+            for name, values in figures.items():
+                if name.endswith("_max"):
+                    result[name] = max(result.get(name, 0.0), values.max().item())
+                else:
+                    result[name] = result.get(name, 0.0) + values.float().sum().item() / total
+            progress.step()
     return result
 
 

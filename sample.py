@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl
 from engine.guard import compare
 from engine.memory import choose_rows, until_it_fits
 from engine.policy import load_policy, refresh_copy, rollout_model
 from engine.problems import load_problems
+from engine.progress import Progress
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, evaluating, graphed
 from engine.supported import longest_exact
@@ -255,8 +255,8 @@ class Sampler:
     def decode(self, requests: Requests, size: int) -> list[Rollout]:
         """The loop: `size` rows at a time until the queue of requests is empty."""
         queue, results, started = deque(range(len(requests))), [None] * len(requests), time.time()
-        made, spoken = 0, time.time()
-        with evaluating(self.model), progress(requests.label, len(requests)) as bar:
+        made = 0
+        with evaluating(self.model), Progress(requests.label, len(requests)) as progress:
             rows, prefill = Rows(self.model, size, requests, sorted(self.ends)), Prefill(self.model, requests.prompts)
             varlen = rows.slots.varlen
             graph = self.decode_with == "graph" or (self.decode_with == "auto" and varlen and not self.four_bit)
@@ -275,11 +275,7 @@ class Sampler:
                     k, ids, logp = rows.take(row)
                     results[k] = self.rollout(requests.prompts[k // requests.samples], ids, logp)
                     made += len(ids)
-                    bar.set_postfix_str(f"{made / max(1e-9, time.time() - started):.0f} tokens/s", refresh=False)
-                    bar.update()
-                    if bar.disable and requests.label and time.time() - spoken > 30:  # in a file, a line now and then
-                        spoken, done = time.time(), sum(result is not None for result in results)
-                        print(f"{requests.label}: {done} of {len(results)} rollouts", flush=True)
+                    progress.step(f"{made / max(1e-9, time.time() - started):.0f} tokens/s")
                     hole = rows.hole_to_last_band(row)
                     if queue:
                         rows.admit(hole, queue.popleft(), requests, prefill)
@@ -295,11 +291,6 @@ class Sampler:
         finished = ids[-1] in self.ends
         text = self.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=False)
         return Rollout(prompt, ids, logp, finished, text, self.tokenizer)
-
-
-def progress(label: str, total: int, unit: str = "rollout") -> tqdm:
-    """A bar on a terminal, nothing elsewhere or without a label."""
-    return tqdm(total=total, desc=label, unit=unit, leave=False, disable=None if label else True)
 
 
 # ---------------------------------------------------------------------------------------- the command

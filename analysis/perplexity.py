@@ -18,7 +18,7 @@ from analysis.tables import gap, side_table
 from engine.files import Options
 from engine.memory import micro_batches
 from engine.policy import load_policy, rollout_model, token_logp
-from sample import progress
+from engine.progress import Progress
 
 FILE, HEADING, FOLDERS = "perplexity.json", "Readability", (1, 2)
 PARTS = ("all", "thinking", "answer")
@@ -41,7 +41,7 @@ def response_nll(model, sequences: list[list[int]], starts: list[int], tokens_pe
         tokens_per_batch: Padded tokens of one forward; a longer sequence goes alone.
     """
     result, lengths = [np.empty(0)] * len(sequences), [len(sequence) for sequence in sequences]
-    with progress("perplexity", len(sequences), unit="response") as bar:
+    with Progress("perplexity", len(sequences), unit="response") as progress:
         for batch in micro_batches(lengths, tokens_per_batch):
             ids = torch.zeros(len(batch), lengths[batch[0]], dtype=torch.long)       # (B, T)
             mask = torch.zeros_like(ids, dtype=torch.bool)                           # (B, T), True on response tokens
@@ -51,7 +51,7 @@ def response_nll(model, sequences: list[list[int]], starts: list[int], tokens_pe
             logp = token_logp(model, ids.to(model.device), mask.to(model.device), 1.0, chunk)
             for i, part in zip(batch, logp.split([lengths[i] - starts[i] for i in batch])):
                 result[i] = -part.cpu().numpy()
-            bar.update(len(batch))
+            progress.step(more=len(batch))
     return result
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.files import OptionError
+from engine.kept import Kept
 from engine.policy import model_logits
 from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, pick_token, rope_table
 from engine.supported import longest_exact
@@ -23,6 +24,7 @@ class Requests:
     seed: int
     label: str
     on_token: Callable[[int, int], None] | None
+    kept: Kept | None = None
 
     def __len__(self) -> int:
         return len(self.prompts) * self.samples

@@ -12,9 +12,10 @@ import eval as evaluation
 import train_prune
 from conftest import ROOT, refusal
 from engine import alarms, files, hub, problems
+from engine.alarms import cause, hopeless, outcomes
 from engine.checkpoints import Step
 from engine.problems import answer_text, load_problems, problem_text
-from eval import cause, hopeless, metrics, outcomes
+from eval import metrics
 from reward import Grade
 from sample import Rollout, rollout_rows
 from standin import make_r1_standin

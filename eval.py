@@ -182,18 +182,18 @@ def evaluate(
     return result | {"seed": cfg.seed, "model": cfg.model, "seconds": seconds}, rows
 
 
-def differences(a: dict, b: dict) -> list[str]:
-    """Settings in which two results of `evaluate` cannot be compared, each in words.
+def differences(a: dict, b: dict, more: Sequence[str] = ()) -> list[str]:
+    """Settings, and `more`, in which two results of `evaluate` differ, each in words.
 
     >>> differences({"cap": 8000, "data": "a.jsonl"}, {"cap": 32768, "data": "a.jsonl"})
     ['cap 8000 and 32768']
     """
     found = []
-    for key in Settings._fields:
+    for key in (*Settings._fields, *more):
         one, other = a.get(key), b.get(key)
         if key in LATER and (key not in a or key not in b):
             continue
-        if key == "data" and one and other:  # one path may be spelled in several ways
+        if key in ("data", "model") and one and other:  # one path may be spelled in several ways
             one, other = (os.path.realpath(x) if os.path.exists(x) else x for x in (one, other))
         if one != other:
             found.append(f"{key} {a.get(key)} and {b.get(key)}")

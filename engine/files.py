@@ -198,7 +198,9 @@ def parse(config_class, args: list[str] | None = None, also: str = ""):
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             spec = sys.modules["__main__"].__spec__  # there, where python -m started it
-            die(f"{message} (python {f'-m {spec.name}' if spec else sys.argv[0]} --help lists the options)")
+            script = f"-m {spec.name}" if spec else sys.argv[0]
+            script = script if config_class.__module__ == "__main__" else f"{config_class.__module__}.py"
+            die(f"{message} (python {script} --help lists the options)")
 
     set_loader("run_config", load, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

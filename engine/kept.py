@@ -1,4 +1,4 @@
-"""Finished rollouts of a measurement, in a file: an evaluation that was stopped goes on where it was.
+"""What a call has finished, in a file, so that one that is stopped goes on there: evaluations, and the toy's training.
 
 A rollout is a function of its seed and its number, so what is there need not be sampled again. In 16 bits it may differ
 in rounding from what another batch would have given, as with another number of rows.
@@ -6,6 +6,8 @@ in rounding from what another batch would have given, as with another number of 
 
 import hashlib
 import json
+import os
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -78,3 +80,39 @@ def weights_of(policy) -> str:
         for name, weight in sorted(get_peft_model_state_dict(policy, save_embedding_layers=False).items()):
             digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+class KeptState:
+    """The state of a training, saved every 15 seconds; `step` is the one that it goes on after.
+
+    Args:
+        key: What made it; a state with another one, or a damaged one, is begun anew.
+        parts: What is saved, by name: modules and optimizers, or lists of tensors. They take the state that is there.
+    """
+
+    def __init__(self, path: Path, key: str, **parts):
+        self.path, self.key, self.parts, self.step, self.saved_at = path, key, parts, 0, time.time()
+        try:
+            state = torch.load(path, weights_only=True)
+            if state["key"] != key:
+                return
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.UnpicklingError):
+            return
+        for name, part in parts.items():
+            if isinstance(part, list):
+                for mine, there in zip(part, state[name]):
+                    mine.copy_(there)
+            else:
+                part.load_state_dict(state[name])
+        self.step = state["step"]
+
+    def save(self, step: int, every: float = 15.0) -> None:
+        """Saves the state after so many steps, unless that was done in the last `every` seconds."""
+        if time.time() - self.saved_at < every:
+            return
+        parts = {name: part if isinstance(part, list) else part.state_dict() for name, part in self.parts.items()}
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"key": self.key, "step": step} | parts, f"{self.path}.tmp")
+            os.replace(f"{self.path}.tmp", self.path)
+        self.saved_at = time.time()

@@ -166,7 +166,7 @@ def evaluate(
     how = {"cap": cfg.eval_cap, "temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p, "seed": cfg.seed}
     if kept_in:
         about = how | {"prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), "samples": cfg.eval_samples}
-        about |= {"weights": weights_of(sampler.policy), "dtype": str(sampler.model.dtype), "4bit": sampler.four_bit}
+        about |= {"weights": weights_of(sampler.policy), "dtype": str(sampler.model.dtype), "4bit": cfg.load_4bit}
         kept = Kept(kept_in, about, len(prompts) * cfg.eval_samples)
     with kept as kept:
         rollouts = sampler.sample(prompts, cfg.eval_samples, **how, label=label, kept=kept)
@@ -193,7 +193,7 @@ def differences(a: dict, b: dict, more: Sequence[str] = ()) -> list[str]:
         one, other = a.get(key), b.get(key)
         if key in LATER and (key not in a or key not in b):
             continue
-        if key in ("data", "model") and one and other:  # one path may be spelled in several ways
+        if key in ("data", "model") and isinstance(one, str) and isinstance(other, str):  # one path may be spelled in several ways
             one, other = (os.path.realpath(x) if os.path.exists(x) else x for x in (one, other))
         if one != other:
             found.append(f"{key} {a.get(key)} and {b.get(key)}")
@@ -248,6 +248,8 @@ def report(run: str) -> None:
         share = m["mean_tokens"] / whole["mean_tokens"]
         return f"| {name} | {step} | {100 * m['pass@1']:.1f}{se} | {m['mean_tokens']:.0f} | {share:.1%} |"
 
+    named = {r["prompt_cap"] for r in (reference, *rounds) if r.get("prompt_cap", base["prompt_cap"]) != base["prompt_cap"]}
+    other = f"In validations the prompt names {min(named)}. " if named else ""
     lines = [
         f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 "
         f"{100 * summary['pass@1_change']:+.1f} points",
@@ -255,7 +257,7 @@ def report(run: str) -> None:
         f"`python eval.py report {run}` made this page. Model {base['model']}; test: {base['n_problems']} problems x "
         f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, "
         f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
-        "+- is one standard error, clustered by problem.",
+        f"{other}+- is one standard error, clustered by problem.",
         "",
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",

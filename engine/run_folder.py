@@ -110,11 +110,11 @@ class RunFolder:
         for line in (head_line(device), " ".join(f"{k}={v}" for k, v in self.options.items()), *notes, *self.damaged):
             self.log(line)
         lost = checkpoints.last_step_of(self.path / "log.csv") - self.last_step
-        again = f"; {lost} later steps had not been saved and are made again" if lost > 0 else ""
+        again = f"; steps that had not been saved and are made again: {lost}" if lost > 0 else ""
         if self.resume:
             checkpoints.write_table(self.path / "log.csv", self.history)  # without steps that are made again
             self.log(f"resuming after step {self.last_step} from {self.resume}{again}")
-        elif self.damaged or lost:
+        elif self.damaged or lost > 0:
             self.log(f"no {'whole ' if self.damaged else ''}checkpoint is there: beginning at step 1{again}")
         with disk_errors(self.path):
             self.board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.last_step + 1)

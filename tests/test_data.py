@@ -135,6 +135,12 @@ def test_each_file_of_a_run_may_have_its_own_columns(tmp_path):
     assert [load_problems(file, problem_key="question")[0]["answer"] for file in files] == ["1", "2"]
 
 
+def test_the_first_of_several_named_columns_that_a_file_has_is_read(tmp_path, capsys):
+    rows = {"a": {"text": "1?", "target": "1", "gold": "7"}, "b": {"problem": "2?", "gold": "2", "label": "7"}}
+    found = [load_problems(written(tmp_path / f"{name}.jsonl", [row]), "text, problem", "target,gold")[0]["answer"] for name, row in rows.items()]
+    assert found == ["1", "2"] and not capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------- the hub
 
 

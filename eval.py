@@ -11,7 +11,9 @@ standard error clustered by problem (the k answers to one problem are not k inde
 a rollout that the cap cuts off is wrong whatever stands in it.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,13 +22,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import reward
-from engine.alarms import CAUSES, in_words
-from engine.files import EvalOptions, OptionError, die, read_json, run, write_jsonl, write_text
+from engine.alarms import hopeless, outcomes
+from engine.files import EvalOptions, OptionError, die, one_line, read_json, run, write_jsonl, write_text
+from engine.kept import Kept, weights_of
 from engine.policy import load_policy
 from engine.problems import load_problems
-from sample import Rollout, Sampler, build_prompt, compare_prompt, encode_prompts, prompt_texts, rollout_rows
+from sample import Rollout, Sampler, compare_prompt, encode_prompts, prompt_texts, rollout_rows
 
 
 @dataclass
@@ -45,7 +49,22 @@ class Config(EvalOptions):
     """Write over an eval.json that is there."""
 
 
-PROMPT = ("system", "template_options", "thinking")  # with `instruction`, what makes the prompt beside the cap
+class Settings(NamedTuple):
+    """How a policy was measured: two results that differ in one of these cannot be compared. All stand in eval.json."""
+
+    data: str
+    n_problems: int
+    cap: int
+    prompt_cap: int
+    temperature: float
+    top_p: float
+    instruction: str
+    system: str
+    template_options: dict
+    thinking: bool
+
+
+LATER = ("system", "template_options", "thinking")  # an eval.json from before these were options lacks them
 
 
 # ---------------------------------------------------------------------------------------- formulas
@@ -122,47 +141,35 @@ def grade(rollouts: Sequence[Rollout], golds: Sequence[str], thinking: bool) -> 
     return [g._replace(correct=g.correct and r.finished) for g, r in zip(grades, rollouts)]
 
 
-def cause(rollout: Rollout, verdict: reward.Grade, thinking: bool) -> str:
-    """Why a rollout is not right, one of `alarms.CAUSES`; "correct" where it is."""
-    if verdict.correct:
-        return "correct"
-    if not rollout.finished:
-        return "over_cap"
-    if thinking and "</think>" not in rollout.text:
-        return "no_think_end"
-    return "no_box" if verdict.answer is None else "wrong"
-
-
-def outcomes(
-    rollouts: Sequence[Rollout], verdicts: Sequence[reward.Grade], golds: Sequence[str], thinking: bool
-) -> tuple[dict[str, float], dict[str, str]]:
-    """(share of the rollouts by `cause`, one short example of each): what a warning about a reward of 0 is made of."""
-    causes = [cause(rollout, verdict, thinking) for rollout, verdict in zip(rollouts, verdicts)]
-    examples: dict[str, str] = {}
-    for name, rollout, verdict, gold in zip(causes, rollouts, verdicts, golds):
-        end = " ".join(rollout.text[-400:].split())
-        text = f"boxed {verdict.answer:.60} for {gold:.60}" if name == "wrong" else f"... {end[-60:]}"
-        examples.setdefault(name, text)
-    examples.pop("correct", None)
-    return {name: causes.count(name) / max(1, len(causes)) for name in CAUSES}, examples
+def settings_of(cfg: EvalOptions, data: str, problems: list[dict], prompt_cap: int) -> Settings:
+    """The settings of a measurement by these options."""
+    sampling = {"temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p}
+    prompt = prompt_texts(cfg) | {"template_options": cfg.template_options, "thinking": cfg.thinking}
+    return Settings(data, len({p["id"] for p in problems}), cfg.eval_cap, prompt_cap, **sampling, **prompt)
 
 
 def evaluate(
-    sampler: Sampler, problems: list[dict], cfg: EvalOptions, data: str, prompt_cap: int, label: str = "evaluation"
-) -> tuple[dict, list[dict]]:
+    sampler: Sampler, problems: list[dict], cfg: EvalOptions, data: str, prompt_cap: int, label: str = "evaluation",
+    kept_in: Path | None = None,
+) -> tuple[dict, list[dict]]:  # fmt: skip
     """Answers each problem `eval_samples` times; returns (the figures of eval.json, the rows of rollouts.jsonl).
 
     Args:
         problems: Rows with `id`, `problem`, `answer`. data: Where they are from, for the figures.
         prompt_cap: Cap that the prompt names.
         label: Text before the progress bar.
+        kept_in: File for the finished rollouts, so that an evaluation that is stopped goes on from there (`Kept`).
     """
-    words = prompt_texts(cfg)
-    texts = [build_prompt(sampler.tokenizer, p["problem"], prompt_cap, **words) for p in problems]
-    prompts = encode_prompts(sampler.tokenizer, [p["problem"] for p in problems], prompt_cap, **words)
-    settings = {"cap": cfg.eval_cap, "temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p, "seed": cfg.seed}
-    started = time.time()
-    rollouts = sampler.sample(prompts, cfg.eval_samples, **settings, label=label)
+    settings, started, kept = settings_of(cfg, data, problems, prompt_cap), time.time(), contextlib.nullcontext()
+    questions = [p["problem"] for p in problems]
+    texts, prompts = encode_prompts(sampler.tokenizer, questions, prompt_cap, **prompt_texts(cfg))
+    how = {"cap": cfg.eval_cap, "temperature": cfg.eval_temperature, "top_p": cfg.eval_top_p, "seed": cfg.seed}
+    if kept_in:
+        about = how | {"prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), "samples": cfg.eval_samples}
+        about |= {"weights": weights_of(sampler.policy), "dtype": str(sampler.model.dtype), "4bit": cfg.load_4bit}
+        kept = Kept(kept_in, about, len(prompts) * cfg.eval_samples)
+    with kept as kept:
+        rollouts = sampler.sample(prompts, cfg.eval_samples, **how, label=label, kept=kept)
     rows = rollout_rows(problems, texts, rollouts)
     golds = [row["gold"] for row in rows]
     verdicts = grade(rollouts, golds, cfg.thinking)
@@ -170,32 +177,23 @@ def evaluate(
         row["answer"], row["correct"] = verdict.answer, verdict.correct
         row["reward"] = reward.thinkprune(verdict.correct, row["finished"], row["n_tokens"], cfg.eval_cap)
     shares, examples = outcomes(rollouts, verdicts, golds, cfg.thinking)
-    result = metrics(rows) | shares | {"examples": examples} | settings | {"prompt_cap": prompt_cap, **words}
-    result |= {"template_options": cfg.template_options, "thinking": cfg.thinking, "model": cfg.model}
-    return result | {"data": data, "seconds": round(time.time() - started, 1)}, rows
+    result = metrics(rows) | shares | {"examples": examples} | settings._asdict()
+    seconds = round(kept.seconds if kept else time.time() - started, 1)
+    return result | {"seed": cfg.seed, "model": cfg.model, "seconds": seconds}, rows
 
 
-def hopeless(result: dict) -> str:
-    """Why no reward can be earned from here, of a result without a right answer; else nothing.
-
-    >>> hopeless({"pass@1": 0, "no_box": 1.0, "examples": {"no_box": "so it is 4."}})
-    'no answer is right: 100% have no \\\\boxed{} ("so it is 4."): ask for one in --instruction'
-    """
-    return "" if result["pass@1"] > 0 else f"no answer is right: {in_words(result, result.get('examples'))}"
-
-
-def differences(a: dict, b: dict) -> list[str]:
-    """Settings in which two results of `evaluate` cannot be compared, each in words.
+def differences(a: dict, b: dict, more: Sequence[str] = ()) -> list[str]:
+    """Settings, and `more`, in which two results of `evaluate` differ, each in words.
 
     >>> differences({"cap": 8000, "data": "a.jsonl"}, {"cap": 32768, "data": "a.jsonl"})
     ['cap 8000 and 32768']
     """
     found = []
-    for key in ("cap", "prompt_cap", "temperature", "top_p", "data", "n_problems", "instruction", *PROMPT):
+    for key in (*Settings._fields, *more):
         one, other = a.get(key), b.get(key)
-        if key in PROMPT and (key not in a or key not in b):  # a result from before these were options
+        if key in LATER and (key not in a or key not in b):
             continue
-        if key == "data" and one and other:  # one path may be spelled in several ways
+        if key in ("data", "model") and isinstance(one, str) and isinstance(other, str):  # one path may be spelled in several ways
             one, other = (os.path.realpath(x) if os.path.exists(x) else x for x in (one, other))
         if one != other:
             found.append(f"{key} {a.get(key)} and {b.get(key)}")
@@ -221,9 +219,10 @@ def report(run: str) -> None:
             die(f"{path} is damaged: no {', '.join(lacking)} in it")
         return found
 
-    wanted = "pass@1 pass@1_se mean_tokens n_problems n_samples seconds "
-    wanted += "model data temperature top_p cap prompt_cap seed"
+    wanted = " ".join(["pass@1 pass@1_se mean_tokens n_samples seconds model seed", *Settings._fields[: -len(LATER)]])
     base, final, reference = (read(folder / name / "eval.json", wanted) for name in ("base_test", "final_test", "base"))
+    if found := differences(base, final):
+        die(f"{folder / 'base_test'} and {folder / 'final_test'} differ in {'; '.join(found)}: remove both, measure again")
     rounds, seconds = [], base["seconds"] + final["seconds"] + reference["seconds"]
     paths = [path for path in folder.glob("cap*/selection.json") if path.parent.name[3:].isdigit()]  # not cap180.old1
     for path in sorted(paths, key=lambda p: -int(p.parent.name[3:])):
@@ -249,6 +248,8 @@ def report(run: str) -> None:
         share = m["mean_tokens"] / whole["mean_tokens"]
         return f"| {name} | {step} | {100 * m['pass@1']:.1f}{se} | {m['mean_tokens']:.0f} | {share:.1%} |"
 
+    named = {r["prompt_cap"] for r in (reference, *rounds) if r.get("prompt_cap", base["prompt_cap"]) != base["prompt_cap"]}
+    other = f"In validations the prompt names {min(named)}. " if named else ""
     lines = [
         f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 "
         f"{100 * summary['pass@1_change']:+.1f} points",
@@ -256,7 +257,7 @@ def report(run: str) -> None:
         f"`python eval.py report {run}` made this page. Model {base['model']}; test: {base['n_problems']} problems x "
         f"{base['n_samples']} samples of {base['data']}, temperature {base['temperature']}, top_p {base['top_p']}, "
         f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
-        "+- is one standard error, clustered by problem.",
+        f"{other}+- is one standard error, clustered by problem.",
         "",
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",
@@ -283,12 +284,15 @@ def main(cfg: Config) -> None:
     compare_prompt(cfg, cfg.adapter)
     try:
         prompt_cap = cfg.prompt_cap or cfg.eval_cap
-        result, rows = evaluate(Sampler(policy, tokenizer, cfg), problems, cfg, data, prompt_cap)
+        partial = out / "rollouts.partial.jsonl"
+        result, rows = evaluate(Sampler(policy, tokenizer, cfg), problems, cfg, data, prompt_cap, kept_in=partial)
     except OptionError as error:
         die(f"{data}: {error}")
-    result = dataclasses.asdict(cfg) | result
+    options = {k: v for k, v in dataclasses.asdict(cfg).items() if k.removeprefix("eval_") not in result}
+    result = options | result  # one name for each: eval_cap stands there as cap
     write_jsonl(out / "rollouts.jsonl", rows)
     write_text(out / "eval.json", json.dumps(result, indent=1) + "\n")
+    partial.unlink(missing_ok=True)
     se = "" if result["pass@1_se"] is None else f" +- {100 * result['pass@1_se']:.1f}"
     print(
         f"{out}: pass@1 {100 * result['pass@1']:.1f}{se} % | mean tokens {result['mean_tokens']:.0f} | finished "
@@ -300,6 +304,7 @@ def main(cfg: Config) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["report"]:
-        report(sys.argv[2]) if len(sys.argv) == 3 else die("usage: python eval.py report RUN_FOLDER")
+        with one_line():
+            report(sys.argv[2]) if len(sys.argv) == 3 else die("usage: python eval.py report RUN_FOLDER")
     else:
         run(main, Config, also="train_prune")

@@ -26,10 +26,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import engine  # noqa: F401, I001 (first: so Ctrl-C while torch is imported is one line, too)
 import torch
 
 from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl
 from engine.guard import compare
+from engine.kept import Kept
 from engine.memory import choose_rows, until_it_fits
 from engine.policy import load_policy, refresh_copy, rollout_model
 from engine.problems import load_problems
@@ -137,14 +139,14 @@ def build_prompt(tokenizer, problem: str, cap: int, instruction: str = INSTRUCTI
 
 def encode_prompts(
     tokenizer, problems: Sequence[str], cap: int, instruction: str = INSTRUCTION, system: str = SYSTEM
-) -> list[list[int]]:
-    """Token ids of each problem's prompt. The template writes its own special tokens: none are added here."""
+) -> tuple[list[str], list[list[int]]]:
+    """(text, token ids) of each problem's prompt. The template writes its own special tokens: none are added here."""
     if "{cap}" not in system + instruction:
         note("the prompt does not name the cap: there is no {cap} in --system or --instruction")
     elif str(cap) not in build_prompt(tokenizer, "-", cap, instruction, system):
         die(f"the chat template drops the cap of {cap} from the prompt: name {{cap}} in --instruction")
     texts = [build_prompt(tokenizer, p, cap, instruction, system) for p in problems]
-    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    return texts, [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
 
 
 def compare_prompt(options: Options, adapter: str) -> None:
@@ -157,14 +159,23 @@ def compare_prompt(options: Options, adapter: str) -> None:
             note(f"adapter {adapter} was trained with another {key}: {there[key]!r} there, {here[key]!r} now")
 
 
-def check_context(config, source: str, problems: list[dict], prompts: list[list[int]], cap: int) -> None:
-    """Exits with status 2 where the longest prompt and `cap` exceed what the sampler decodes as the model would."""
+def checked_prompts(
+    options: Options, tokenizer, config, source: str, problems: list[dict], cap: int, named: int
+) -> list[list[int]]:
+    """Token ids of each problem's prompt, which names a cap; exits with status 2 where they cannot be answered.
+
+    Args:
+        config: The model's: the longest prompt and `cap` must not exceed what the sampler decodes as the model would.
+        source: Where the problems are from, for the message.
+    """
+    _, prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], named, **prompt_texts(options))
     limit, why = longest_exact(config)
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if len(prompts[longest]) + cap > limit:
         name, size = problems[longest]["id"], len(prompts[longest])
         die(f"{source}: the prompt of problem {name} has {size} tokens, which with a cap of {cap} exceeds the model's "
             f"{why} of {limit}; take a lower cap, or drop the problem")  # fmt: skip
+    return prompts
 
 
 # ---------------------------------------------------------------------------------------- the decode loop
@@ -220,6 +231,7 @@ class Sampler:
         seed: int = 0,
         label: str = "",
         on_token: Callable[[int, int], None] | None = None,
+        kept: Kept | None = None,
     ) -> list[Rollout]:
         """Samples `samples` capped answers to each prompt; element i * samples + j is answer j to prompt i.
 
@@ -232,6 +244,7 @@ class Sampler:
             seed: Answer k depends on (seed, k) alone, up to rounding where a random number falls on a boundary.
             label: Shows a progress bar of this name on a terminal; none where it is empty.
             on_token: Called with (rollout, token) for every token as it is sampled.
+            kept: Rollouts that it has are not sampled again (their log-probs are 0 here), and it gets those that are.
 
         Raises:
             OptionError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context, its
@@ -240,7 +253,7 @@ class Sampler:
         Exits with status 2 and the options to lower where memory runs out on a single row.
         """
         caps = list(cap) if isinstance(cap, Sequence) else [cap] * (len(prompts) * samples)
-        requests = Requests(prompts, samples, caps, temperature, top_p, seed, label, on_token)
+        requests = Requests(prompts, samples, caps, temperature, top_p, seed, label, on_token, kept)
         requests.check(self.model.config)
         if len(requests) == 0:
             return []
@@ -254,9 +267,12 @@ class Sampler:
     @torch.no_grad()
     def decode(self, requests: Requests, size: int) -> list[Rollout]:
         """The loop: `size` rows at a time until the queue of requests is empty."""
-        queue, results, started = deque(range(len(requests))), [None] * len(requests), time.time()
-        made = 0
+        results, kept, started = [None] * len(requests), requests.kept, time.time()
+        for k, ids in kept.found.items() if kept else ():
+            results[k] = self.rollout(requests.prompts[k // requests.samples], ids, torch.zeros(len(ids)))
+        queue, made = deque(k for k, result in enumerate(results) if result is None), 0
         with evaluating(self.model), Progress(requests.label, len(requests)) as progress:
+            progress.step(more=len(requests) - len(queue))
             rows, prefill = Rows(self.model, size, requests, sorted(self.ends)), Prefill(self.model, requests.prompts)
             varlen = rows.slots.varlen
             graph = self.decode_with == "graph" or (self.decode_with == "auto" and varlen and not self.four_bit)
@@ -274,6 +290,8 @@ class Sampler:
                 for row in rows.ended[: rows.live].nonzero()[:, 0].flip(0).tolist():
                     k, ids, logp = rows.take(row)
                     results[k] = self.rollout(requests.prompts[k // requests.samples], ids, logp)
+                    if kept:
+                        kept.add(k, ids)
                     made += len(ids)
                     progress.step(f"{made / max(1e-9, time.time() - started):.0f} tokens/s")
                     hole = rows.hole_to_last_band(row)
@@ -340,8 +358,7 @@ def main(cfg: Config) -> None:
         problems = load_problems(cfg.data, cfg.problem_key, cfg.answer_key)
     policy, tokenizer = load_policy(cfg, cfg.adapter)
     compare_prompt(cfg, cfg.adapter)
-    texts = [build_prompt(tokenizer, p["problem"], cfg.cap, **prompt_texts(cfg)) for p in problems]
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
+    texts, prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
     stream = Stream(tokenizer) if cfg.problem and cfg.samples == 1 else None
     settings = {"cap": cfg.cap, "temperature": cfg.temperature, "top_p": cfg.top_p, "seed": cfg.seed}
     label = "" if stream else "sampling"

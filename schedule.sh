@@ -8,7 +8,8 @@
 #   REFERENCE=start OUT=out/mine bash schedule.sh                 # select against each round's start, not the base
 #   FRESH=1 bash schedule.sh                                      # move the run folder to <OUT>.old1 and begin anew
 #
-# If interrupted, run the same command again; what has its eval.json or its `done` is skipped.
+# If interrupted, run the same command again; what has its eval.json or its `done` is skipped. Settings may change as
+# long as no finished stage depends on them: another test, or one more cap that is tighter.
 set -euo pipefail
 cd -- "$(dirname -- "$0")"
 export PYTHON=${PYTHON:-python}
@@ -18,15 +19,17 @@ export PYTHON=${PYTHON:-python}
 trap 'case $? in 130 | 143) echo "to go on: $AGAIN" >&2 ;; esac' EXIT
 
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi
+"$PYTHON" -m engine.schedule check  # every file and option that is read below, before the first token
 
-# In every evaluation the prompt names the last cap: the one that the pruned model is used with.
-measure() {  # measure FOLDER DATA SAMPLES [ADAPTER]
+# In every evaluation the prompt names the last cap: the one that the pruned model is used with. Where tighter caps came
+# later, validations go on naming the one from before.
+measure() {  # measure FOLDER DATA SAMPLES PROMPT_CAP [ADAPTER]
     [ -f "$OUT/$1/eval.json" ] || "$PYTHON" eval.py --config="$CONFIG" --model="$MODEL" --data="$2" --eval_samples="$3" \
-        --adapter="${4:-}" --prompt_cap="$LAST_CAP" --seed="$SEED" --out_dir="$OUT/$1"
+        --prompt_cap="$4" --adapter="${5:-}" --seed="$SEED" --out_dir="$OUT/$1"
 }
 
 # --- the reference of every round's selection: the original model on the validation problems
-measure base "$VAL" "$REFERENCE_SAMPLES"
+measure base "$VAL" "$REFERENCE_SAMPLES" "$PROMPT_CAP"
 reference="$OUT/base/eval.json"
 [ "$REFERENCE" = base ] || reference=""
 
@@ -35,7 +38,7 @@ adapter=""
 for cap in $CAPS; do
     echo "== cap $cap, from ${adapter:-the bare base}"
     "$PYTHON" train_prune.py --config="$CONFIG" --model="$MODEL" --cap="$cap" --caps="$CAPS" --seed="$SEED" \
-        --init_adapter="$adapter" --reference="$reference" --prompt_cap="$LAST_CAP" --out_dir="$OUT/cap$cap"
+        --init_adapter="$adapter" --reference="$reference" --prompt_cap="$PROMPT_CAP" --out_dir="$OUT/cap$cap"
     adapter=$(cat -- "$OUT/cap$cap/selected")
 done
 
@@ -45,8 +48,8 @@ if [ -n "$adapter" ] && [ ! -d "$OUT/final" ]; then
     cp -- "$adapter"/adapter_* "$adapter"/nanoprune.json "$adapter"/checksums.json "$OUT/final.tmp"
     mv -- "$OUT/final.tmp" "$OUT/final"
 fi
-measure base_test "$TEST" "$TEST_SAMPLES"
-measure final_test "$TEST" "$TEST_SAMPLES" "${adapter:+$OUT/final}"
+measure base_test "$TEST" "$TEST_SAMPLES" "$LAST_CAP"
+measure final_test "$TEST" "$TEST_SAMPLES" "$LAST_CAP" "${adapter:+$OUT/final}"
 "$PYTHON" eval.py report "$OUT"
 "$PYTHON" -m analysis.plot run "$OUT"
 printf 'next: python sample.py --model %q%s --cap %s --problem ...\n' "$MODEL" "${adapter:+ --adapter $(printf %q "$OUT/final")}" "$LAST_CAP"

@@ -35,24 +35,25 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, Literal
 
+import engine  # noqa: F401, I001 (first: so Ctrl-C while torch is imported is one line, too)
 import torch
 
 from engine import alarms, hours
-from engine.checkpoints import Step, has_adapter, markdown_of, read_eval, set_damaged_aside
-from engine.files import MEMORY, EvalOptions, die, explained, read_json, run, write_text
+from engine.checkpoints import CANDIDATES, Step, has_adapter, markdown_of, read_eval, set_damaged_aside
+from engine.files import MEMORY, RoundOptions, die, explained, read_json, run, write_text
 from engine.policy import load_adapter, load_trainable
 from engine.problems import load_problems
 from engine.rewards import by_name
 from engine.run_folder import RunFolder, Stop, read_selection
-from eval import differences, evaluate, grade, hopeless, outcomes
+from eval import differences, evaluate, grade, settings_of
 from grpo import LOSSES, Advantage, advantages, update_policy
 from length_rewards import REWARDS
-from sample import Rollout, Sampler, check_context, compare_prompt, encode_prompts, prompt_texts
+from sample import Rollout, Sampler, checked_prompts, compare_prompt, prompt_texts
 from selection import by_problem, candidates, select
 
 
 @dataclass
-class Config(EvalOptions):
+class Config(RoundOptions):
     """Options of train_prune.py: each is a YAML key and a --flag."""
 
     # --- the method
@@ -138,6 +139,9 @@ class Config(EvalOptions):
 FREE = MEMORY | {"fresh", "caps", "test_data", "test_samples", "save_minutes", "out_dir"}  # a folder may be moved
 
 
+PARTIAL = "rollouts.partial.jsonl"  # in the round's folder: what the validation at hand has finished
+
+
 def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
     """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no
     state.
@@ -207,8 +211,7 @@ class Round:
 
 def open_round(cfg: Config, folder: RunFolder) -> Round:
     """Loads it all; exits with status 2 and one line for any option or file that cannot work."""
-    problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
-    val_problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
+    problems, val_problems = (load_problems(x, cfg.problem_key, cfg.answer_key) for x in (cfg.train_data, cfg.val_data))
     with explained("", ValueError):
         reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, problems)
     start = cfg.init_adapter if cfg.beta > 0 else ""  # of the KL; in round 1 it is the bare base
@@ -217,15 +220,15 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     compare_prompt(cfg, cfg.init_adapter)
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
-    val_prompts = encode_prompts(tokenizer, [p["problem"] for p in val_problems], cfg.cap, **prompt_texts(cfg))
-    check_context(base.config, cfg.train_data, problems, prompts, cfg.cap)
-    check_context(base.config, cfg.val_data, val_problems, val_prompts, cfg.eval_cap)
+    prompts = checked_prompts(cfg, tokenizer, base.config, cfg.train_data, problems, cfg.cap, cfg.cap)
+    named = cfg.prompt_cap or cfg.cap
+    checked_prompts(cfg, tokenizer, base.config, cfg.val_data, val_problems, cfg.eval_cap, named)
     tokens_per_row = max(map(len, prompts)) + cfg.cap
     sampler = Sampler(policy, tokenizer, cfg, tokens_per_row)
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     size = sum(p.numel() for p in parameters)
-    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
+    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters",
+             f"kept whole: the newest two checkpoints; of the others, the adapters of the {CANDIDATES} shortest that pass"]
     folder.start(policy, optimizer, notes + hours.before(base, cfg, tokens_per_row, len(val_problems)))
     opened = Round(cfg, folder, problems, val_problems, prompts, reward_of, policy, sampler, optimizer)
     opened.reference = open_reference(opened)
@@ -240,13 +243,10 @@ def open_reference(r: Round) -> dict:
         result, _ = measure(r, "start", r.cfg.reference_samples, r.cfg.seed)
         write_text(path, json.dumps(result, indent=1) + "\n", status=1)
     reference = read_eval(path)
-    mine = {"cap": r.cfg.eval_cap, "temperature": r.cfg.eval_temperature, "top_p": r.cfg.eval_top_p}
-    mine |= {"data": r.cfg.val_data, "n_problems": len({p["id"] for p in r.val_problems}), **prompt_texts(r.cfg)}
-    mine |= {"template_options": r.cfg.template_options, "thinking": r.cfg.thinking}
-    mine |= {"prompt_cap": r.cfg.prompt_cap or r.cfg.cap}
-    if found := differences(reference, mine):
+    mine = settings_of(r.cfg, r.cfg.val_data, r.val_problems, r.cfg.prompt_cap or r.cfg.cap)
+    if found := differences(reference, mine._asdict()):
         die(f"{path} cannot be compared with this round's validations, it has another {'; '.join(found)}")
-    if why := hopeless(reference):
+    if why := alarms.hopeless(reference):
         if r.cfg.reward == "thinkprune":  # others may pay for something else
             die(f"{path}: {why}")
         r.folder.log(f"warning: {path}: {why}")
@@ -258,7 +258,9 @@ def measure(r: Round, label: str, samples: int, seed: int) -> tuple[dict, list[d
     cfg = dataclasses.replace(r.cfg, eval_samples=samples, seed=seed)
     r.sampler.refresh()
     with r.folder.stoppable():
-        result, rows = evaluate(r.sampler, r.val_problems, cfg, cfg.val_data, cfg.prompt_cap or cfg.cap, label=label)
+        result, rows = evaluate(
+            r.sampler, r.val_problems, cfg, cfg.val_data, cfg.prompt_cap or cfg.cap, label, r.folder.path / PARTIAL
+        )
     return result | {"by_problem": by_problem(rows)}, rows
 
 
@@ -288,8 +290,8 @@ def validate(r: Round) -> None:
     result |= {"step": step.step, "adapter": str(r.folder.path / name)}
     examples = markdown_of(rows[: 4 * r.cfg.eval_samples : r.cfg.eval_samples], step.step)
     r.folder.save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
-    # More than one: where the shortest is measured again and falls, the next is looked at.
-    r.folder.keep([c["adapter"] for c in candidates(r.folder.results(), r.reference, r.cfg.tolerance)[:3]])
+    best = candidates(r.folder.results(), r.reference, r.cfg.tolerance)[:CANDIDATES]
+    r.folder.keep([result["adapter"] for result in best])
     pass1, tokens = 100 * result["pass@1"], result["mean_tokens"]
     r.folder.log(f"  validation: pass@1 {pass1:.1f} % | mean tokens {tokens:.0f} | {step.val_s:.0f}s")
 
@@ -321,7 +323,7 @@ def train(r: Round) -> str:
         golds = [r.problems[i]["answer"] for i in batch for _ in range(cfg.group)]
         verdicts = grade(rollouts, golds, cfg.thinking)
         correct = [verdict.correct for verdict in verdicts]
-        shares, examples = outcomes(rollouts, verdicts, golds, cfg.thinking)
+        shares, examples = alarms.outcomes(rollouts, verdicts, golds, cfg.thinking)
         groups = [slice(j * cfg.group, (j + 1) * cfg.group) for j in range(len(batch))]
         rewards = [r.reward_of(rollouts[g], correct[g], cfg.cap, r.problems[i]) for i, g in zip(batch, groups)]
         rewards = torch.tensor(rewards, dtype=torch.float32)                     # (P, G)
@@ -361,10 +363,10 @@ def train(r: Round) -> str:
             raise Stop(f"error: {reason}", 1)
 
         # --- 6. validate and checkpoint
+        if time.time() - folder.saved_at > 60 * cfg.save_minutes:
+            folder.save("last")
         if checkpoint_due(number, cfg):
             validate(r)
-        elif time.time() - folder.saved_at > 60 * cfg.save_minutes:
-            folder.save("last")
     return ""
 
 
@@ -392,6 +394,7 @@ def finish(r: Round, ended_by: str) -> None:
         "seconds": round(sum(step.sample_s + step.update_s + step.val_s for step in r.folder.history), 1),
     }
     r.folder.finish(selection)
+    (r.folder.path / PARTIAL).unlink(missing_ok=True)
     r.folder.log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")
 
 

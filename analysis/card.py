@@ -58,7 +58,7 @@ def measure(cfg, folder: Path, problems: list[dict]) -> dict:
     """The trained policy against the merged model as it was written: the card's figures and its example."""
     cap, (policy, tokenizer) = cfg.cap, load_policy(cfg, cfg.adapter)
     words, texts = prompt_texts(cfg), [p["problem"] for p in problems]
-    prompts = encode_prompts(tokenizer, texts, cap, **words)
+    _, prompts = encode_prompts(tokenizer, texts, cap, **words)
     sampler = Sampler(policy, tokenizer, cfg)
     rollouts = sampler.sample(prompts, cap=cap, seed=cfg.seed, label="rollouts")
     logp, greedy = rollout_logp(policy, rollouts), [sampler.sample(prompts, cap=cap, temperature=0, label="greedy")]

@@ -265,6 +265,8 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
     weight = torch.ones(model.config.vocab_size)                     # (V,) of a target in the loss
     weight[tokenizer.convert_tokens_to_ids([" fits", " fails"])] = 4.0
 
+    parts = {"model": model, "adam": adam, "momentum": list(momentum.values())}  # keeps
+    kept = KeptState(partial_of(cfg), recipe_of(cfg)["recipe"], **parts)  # keeps
     batches, stage = [], None
     bar = tqdm(range(cfg.steps), desc="pre-training", unit="step", mininterval=1.0)
     tokens, started = 0, time.time()
@@ -276,6 +278,8 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
             rows = make_rows(tokenizer, n, long, held_out, rng)
             batches = make_batches(rows, cfg.tokens_per_step, rng)
         batch = batches.pop()
+        if step < kept.step:  # keeps
+            continue  # keeps
         T = max(len(prompt) + len(trace) for prompt, trace in batch)
         ids = torch.full((len(batch), T), tokenizer.pad_token_id)     # (B, T), padded on the right
         on = torch.zeros(len(batch), T, dtype=torch.bool)             # (B, T), response comes next
@@ -303,6 +307,7 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
         adam.param_groups[0]["lr"] = rate * cfg.lr_embed
         adam.step()
         model.zero_grad()
+        kept.save(step + 1)  # keeps
         tokens += ids.numel()
         if step % 10 == 0:
             rate = tokens / (time.time() - started)
@@ -311,7 +316,14 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
 
 
 # ---------------------------------------------------------------- statistics (not in the recipe)
-from engine.files import die, one_line, parse  # noqa: E402 (below the recipe: these do not make the toy)
+# Below the recipe: these do not make the toy. Neither do the lines of `train` that end in "# keeps".
+from engine.files import die, one_line, parse  # noqa: E402
+from engine.kept import KeptState  # noqa: E402
+
+
+def partial_of(cfg: Config) -> Path:
+    """Where the state of an unfinished pre-training lies."""
+    return Path(f"{cfg.out_dir.rstrip('/')}.partial.pt")
 
 
 def trace_stats(response: str, problem: str) -> dict:
@@ -358,13 +370,20 @@ def stats(files: list[str]) -> None:
 
 
 # ---------------------------------------------------------------- the command
-def make(cfg: Config) -> None:
-    """Makes out_dir, or says that it is there; what another recipe made is never written over."""
+def recipe_of(cfg: Config) -> dict:
+    """What makes the toy, for recipe.json: options, prompt, and a digest of these and of the code above."""
     options = {k: v for k, v in asdict(cfg).items() if k != "out_dir"}
     code = Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
+    code = "".join(line for line in code.splitlines(keepends=True) if not line.endswith("# keeps\n"))
     digest = json.dumps([options, SYSTEM, INSTRUCTION, code])
     digest = hashlib.sha256(digest.encode()).hexdigest()[:16]
-    out, recipe = Path(cfg.out_dir), {"recipe": digest, **options, "prompt": [SYSTEM, INSTRUCTION]}
+    return {"recipe": digest, **options, "prompt": [SYSTEM, INSTRUCTION]}
+
+
+def make(cfg: Config) -> None:
+    """Makes out_dir, or says that it is there; what another recipe made is never written over."""
+    out, recipe = Path(cfg.out_dir), recipe_of(cfg)
+    digest, options = recipe["recipe"], {k: v for k, v in asdict(cfg).items() if k != "out_dir"}
     if out.exists():
         try:
             old = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
@@ -378,10 +397,17 @@ def make(cfg: Config) -> None:
             why = "the prompt in sample.py has changed, and the toy only knows the words that it was taught with"
         die(f"--out_dir {out} was made otherwise ({why}): delete it or name another folder")
 
-    started, cpu_started = time.time(), time.process_time()
+    started, cpu_started, before = time.time(), time.process_time(), KeptState(partial_of(cfg), digest).step
+    if before:
+        print(f"going on after step {before} of {cfg.steps}, kept in {partial_of(cfg)}", flush=True)
     splits = make_splits(cfg)
     tokenizer = build_tokenizer()
-    model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows})
+    try:
+        model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows})
+    except KeyboardInterrupt:
+        if step := KeptState(partial_of(cfg), digest).step:
+            print(f"\nstep {step} of {cfg.steps} is kept in {partial_of(cfg)}; the same command goes on from there")
+        raise
     # Written aside and renamed at the end: a killed run leaves nothing that looks finished.
     aside = out.with_name(out.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -390,12 +416,14 @@ def make(cfg: Config) -> None:
     for split, rows in splits.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (aside / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    recipe["resumed_after_step"] = before  # the seconds are those of the last call
     recipe["seconds"] = round(time.time() - started, 1)
     recipe["cpu_seconds"] = round(time.process_time() - cpu_started, 1)
     (aside / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, out)
+    partial_of(cfg).unlink(missing_ok=True)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, "
-          f"{recipe['seconds']} s ({recipe['cpu_seconds']} CPU s)")
+          f"{recipe['seconds']} s ({recipe['cpu_seconds']} CPU s){f' from step {before} on' if before else ''}")
 
 
 if __name__ == "__main__":

@@ -6,3 +6,16 @@ The others keep mistakes away: alarms (loops, collapse, dead groups), supported 
 as another one), templates, problems and hub (what others' prompts and data mean), rewards (a reward by its name),
 schedule (settings and lock of schedule.sh), files (options, JSON, errors in one line).
 """
+
+import sys
+
+
+def quiet_interrupt(kind, error, trace) -> None:
+    """Ctrl-C before a script has begun, as while torch is imported, is one line as well."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\ninterrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = quiet_interrupt

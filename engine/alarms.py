@@ -1,10 +1,15 @@
 """What can go wrong with a policy while it learns, seen in its rollouts and in the steps of a round. Yours to edit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from engine.checkpoints import Step
 
-# Why a rollout earned nothing (`eval.cause`), as columns of log.csv and keys of eval.json: what to say, and what to do.
+if TYPE_CHECKING:
+    from reward import Grade
+    from sample import Rollout
+
+# Why a rollout earned nothing (`cause`), as columns of log.csv and keys of eval.json: what to say, and what to do.
 CAUSES = {
     "over_cap": ("did not end", "take a wider cap, or see whether the model's end token is the right one"),
     "no_think_end": ("have no </think>", "for a model that does not think aloud take --thinking false"),
@@ -26,6 +31,40 @@ def in_words(shares: dict[str, float], examples: dict[str, str] | None = None) -
     shown = {name: f' ("{text}")' for name, text in (examples or {}).items()}
     parts = [f"{share:.0%} {said[name][0]}{shown.get(name, '')}" for name, share in shares.items()]
     return f"{', '.join(parts)}: {said[next(iter(shares))][1]}"
+
+
+def cause(rollout: "Rollout", verdict: "Grade", thinking: bool) -> str:
+    """Why a rollout is not right, one of CAUSES; "correct" where it is."""
+    if verdict.correct:
+        return "correct"
+    if not rollout.finished:
+        return "over_cap"
+    if thinking and "</think>" not in rollout.text:
+        return "no_think_end"
+    return "no_box" if verdict.answer is None else "wrong"
+
+
+def outcomes(
+    rollouts: "Sequence[Rollout]", verdicts: "Sequence[Grade]", golds: Sequence[str], thinking: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """(share of the rollouts by `cause`, one short example of each): what a warning about a reward of 0 is made of."""
+    causes = [cause(rollout, verdict, thinking) for rollout, verdict in zip(rollouts, verdicts)]
+    examples: dict[str, str] = {}
+    for name, rollout, verdict, gold in zip(causes, rollouts, verdicts, golds):
+        end = " ".join(rollout.text[-400:].split())
+        text = f"boxed {verdict.answer:.60} for {gold:.60}" if name == "wrong" else f"... {end[-60:]}"
+        examples.setdefault(name, text)
+    examples.pop("correct", None)
+    return {name: causes.count(name) / max(1, len(causes)) for name in CAUSES}, examples
+
+
+def hopeless(result: dict) -> str:
+    """Why no reward can be earned from here, of a result without a right answer; else nothing.
+
+    >>> hopeless({"pass@1": 0, "no_box": 1.0, "examples": {"no_box": "so it is 4."}})
+    'no answer is right: 100% have no \\\\boxed{} ("so it is 4."): ask for one in --instruction'
+    """
+    return "" if result["pass@1"] > 0 else f"no answer is right: {in_words(result, result.get('examples'))}"
 
 
 def shares_of(steps: list[Step]) -> dict[str, float]:

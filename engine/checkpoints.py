@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.files import damage, die, disk_errors, explained, first_line, read_j
 from engine.policy import ADAPTER
 
 FOR_THE_REPORT = ("eval.json", "samples.md", "nanoprune.json")  # what a checkpoint keeps when it loses its adapter
+CANDIDATES = 3  # checkpoints that keep their adapter for selection: where the shortest falls, the next is looked at
 
 
 @dataclass
@@ -91,9 +93,9 @@ def check_disk(folder: Path, parameters: list[torch.Tensor]) -> None:
 
     Args:
         parameters: What is trained. A whole checkpoint takes its size three times, for AdamW's two moments; besides
-            two of those, the adapters of three more are kept.
+            two of those, the adapters of CANDIDATES more are kept.
     """
-    needed = (2 * 3 + 3) * sum(p.numel() * p.element_size() for p in parameters) + 2 * 2**18
+    needed = (2 * 3 + CANDIDATES) * sum(p.numel() * p.element_size() for p in parameters) + 2 * 2**18
     probe = folder / "probe.tmp"
     try:
         free = shutil.disk_usage(folder).free
@@ -138,19 +140,21 @@ def save_checkpoint(target: Path, model, optimizer, history: list[Step], files: 
     beside, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old")
     try:
         with disk_errors(target.parent):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()  # without parents: where the run's folder has vanished, that is an error
+            model.save_pretrained(beside, selected_adapters=["default"])
             try:
-                shutil.rmtree(beside, ignore_errors=True)
-                beside.mkdir()  # without parents: where the run's folder has vanished, that is an error
-                model.save_pretrained(beside, selected_adapters=["default"])
                 torch.save(optimizer.state_dict(), beside / "optimizer.pt")
-                write_table(beside / "log.csv", history)
-                for name, text in files.items():
-                    (beside / name).write_text(text, encoding="utf-8")
-                write_checksums(beside, sorted(p.name for p in beside.iterdir()))
-                for path in (*beside.iterdir(), beside):
-                    sync(path)
-            except RuntimeError as error:  # torch.save's own way to say that the disk is full
+            except RuntimeError as error:
+                if "inline_container" not in str(error):  # its writer's way to say that the disk is full
+                    raise
                 raise OSError(0, first_line(error)) from error
+            write_table(beside / "log.csv", history)
+            for name, text in files.items():
+                (beside / name).write_text(text, encoding="utf-8")
+            write_checksums(beside, sorted(p.name for p in beside.iterdir()))
+            for path in (*beside.iterdir(), beside):
+                sync(path)
             if target.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(target, old)
@@ -201,7 +205,8 @@ def newest(folder: Path) -> tuple[Path | None, int]:
 
 def load_state(path: Path, optimizer, device) -> list[Step]:
     """Loads the optimizer's state in place (running nothing in it) and returns the steps up to there."""
-    with explained(f"{path}: optimizer.pt or log.csv is damaged"):
+    kinds = (OSError, ValueError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError)
+    with explained(f"{path}: optimizer.pt or log.csv is damaged", *kinds):
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=device))
         with open(path / "log.csv", newline="", encoding="utf-8") as f:
             return [Step.of(row) for row in csv.DictReader(f)]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TextIO
 
 import yaml
 
@@ -66,14 +66,18 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def explained(message: str, *kinds: type[Exception], stop: Callable[[str], NoReturn] = die) -> Iterator[None]:
-    """Turns exceptions of these kinds (any, where none is named) into one line: the message, and why in brackets."""
+def explained(message: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns exceptions of these kinds into one line: the message, and why in brackets.
+
+    Without kinds it is what a library raises at a file that it cannot read, nearly anything. A misspelt name in our
+    own code is never that.
+    """
     try:
         yield
     except kinds or Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # said elsewhere, with what to lower
+        if isinstance(error, NameError) or type(error).__name__ == "OutOfMemoryError":  # said elsewhere: what to lower
             raise
-        stop(f"{message} ({first_line(error)})" if message else first_line(error))
+        die(f"{message} ({first_line(error)})" if message else first_line(error))
 
 
 @contextlib.contextmanager
@@ -84,7 +88,7 @@ def one_line() -> Iterator[None]:
     except OptionError as error:
         die(str(error))
     except KeyboardInterrupt:
-        print("\ninterrupted; finished files are kept, unfinished work is lost", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -129,7 +133,8 @@ class Options:
     instruction: str | None = None
     """What the prompt asks for after the problem's text; null: INSTRUCTION of sample.py, empty: nothing."""
     problem_key: str = "problem"
-    """Column that holds the problem's text; where a file lacks it and has one with a usual name, that one is read."""
+    """Column that holds the problem's text, or several with commas between, of which a file's first is read; where it has
+    none of them and one with a usual name, that one."""
     answer_key: str = "answer"
     """Column that holds the right answer, or as above; `a.b` goes down into a dict, `a.-1` into a list."""
     seed: int = 0
@@ -140,8 +145,6 @@ class Options:
 class EvalOptions(Options):
     """How a policy is measured: one set of settings for validation, test and eval.py."""
 
-    val_data: str = "out/toy_base/val.jsonl"
-    """Problems that choose the checkpoint; never those of the test."""
     test_data: str = "out/toy_base/test.jsonl"
     """Problems that are measured before and after a schedule."""
     eval_cap: int = 8000
@@ -151,16 +154,24 @@ class EvalOptions(Options):
     schedule.sh names the last cap throughout, with which the pruned model is used."""
     eval_samples: int = 4
     """Answers per problem in a validation; the paper takes 16."""
+    eval_temperature: float = 0.6
+    """Sampling temperature of evaluations; 0 is greedy."""
+    eval_top_p: float = 0.95
+    """Nucleus of evaluations: smallest set of tokens with at least this probability."""
+
+
+@dataclass
+class RoundOptions(EvalOptions):
+    """What is measured when: of train_prune.py and schedule.sh."""
+
+    val_data: str = "out/toy_base/val.jsonl"
+    """Problems that choose the checkpoint; never those of the test."""
     reference_samples: int = 32
     """Answers per problem where the reference is measured, which every selection leans on."""
     confirm_samples: int = 16
     """Fresh answers per problem to measure the winner of a round again; 0 believes the validation, as the paper."""
     test_samples: int = 16
     """Answers per problem in schedule.sh's test."""
-    eval_temperature: float = 0.6
-    """Sampling temperature of evaluations; 0 is greedy."""
-    eval_top_p: float = 0.95
-    """Nucleus of evaluations: smallest set of tokens with at least this probability."""
 
 
 def parse(config_class, args: list[str] | None = None, also: str = ""):
@@ -188,7 +199,9 @@ def parse(config_class, args: list[str] | None = None, also: str = ""):
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             spec = sys.modules["__main__"].__spec__  # there, where python -m started it
-            die(f"{message} (python {f'-m {spec.name}' if spec else sys.argv[0]} --help lists the options)")
+            script = f"-m {spec.name}" if spec else sys.argv[0]
+            script = script if config_class.__module__ == "__main__" else f"{config_class.__module__}.py"
+            die(f"{message} (python {script} --help lists the options)")
 
     set_loader("run_config", load, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -330,15 +343,12 @@ def damage(folder: str | Path, only: Sequence[str] = ()) -> str:
 # ---------------------------------------------------------------------------------------- one process a folder
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Holds `folder`/lock: one process a folder. A process that died holds nothing.
+def take_lock(folder: Path, name: str) -> TextIO:
+    """Makes the folder where it is missing, and returns its lock: held until the file is closed, or its process dies.
 
-    Exits with status 2, naming the process, where another one has it.
+    Exits with status 2 where another process has it, or it cannot be written; `name` is how the message calls it.
     """
-    made = not folder.exists()
-    path = folder / "lock"
-    file = None
+    path, file = folder / "lock", None
     try:
         while file is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -353,14 +363,22 @@ def lock(folder: Path) -> Iterator[None]:
         file.flush()
     except BlockingIOError:
         owner = path.read_text(encoding="utf-8", errors="replace").strip()
-        die(f"--out_dir {folder} is in use by process {owner or 'unknown'}: wait for it, or take another folder")
+        die(f"{name} is in use by process {owner or 'unknown'} or what it started: wait, or take another folder")
     except OSError as error:
-        die(f"--out_dir {folder} cannot be written: {error.strerror}")
+        die(f"{name} cannot be written: {error.strerror}")
+    return file
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds `folder`/lock: one process a folder. See `take_lock`."""
+    made = not folder.exists()
+    file = take_lock(folder, f"--out_dir {folder}")
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             if made and [p.name for p in folder.iterdir()] == ["lock"]:  # stopped by a bad option: leave nothing
-                path.unlink()
+                (folder / "lock").unlink()
                 folder.rmdir()
         file.close()

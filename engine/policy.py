@@ -122,6 +122,24 @@ def load_base(options: Options):
     return model.requires_grad_(False)
 
 
+def open_model(options: Options):
+    """(tokenizer, config) of a model without its weights; exits with status 2 for one that is missing or damaged."""
+    from transformers import AutoConfig
+
+    if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
+        die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
+    for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
+        read_json(path)  # transformers' own messages do not always name the file
+    with explained(f"--model {options.model}: its tokenizer or chat template is damaged"):
+        tokenizer = load_tokenizer(options.model, options.template_options)
+        check_template(tokenizer, options)
+        tokenizer(chat_text(tokenizer, [{"role": "user", "content": "1 + 1"}]), add_special_tokens=False)
+    with explained(f"--model {options.model}: config.json cannot be loaded"):
+        config = AutoConfig.from_pretrained(options.model, trust_remote_code=False)
+        check_config(config, options)
+    return tokenizer, config
+
+
 def load_policy(options: Options, adapter: str = "", trainable: bool = False, reference: str = ""):
     """Returns (model, tokenizer): the base on one device, NF4 or not, with the adapter on it if one is named.
 
@@ -135,14 +153,7 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
     """
     for path in {adapter, reference} - {""}:
         check_adapter(path)
-    if options.model.startswith((".", "/", "out/")) and not os.path.isdir(options.model):
-        die(f"--model {options.model} does not exist (python data/toy.py makes out/toy_base)")
-    for path in sorted(Path(options.model).glob("*.json")) if os.path.isdir(options.model) else []:
-        read_json(path)  # transformers' own messages do not always name the file
-    with explained(f"--model {options.model}: its tokenizer or chat template is damaged"):
-        tokenizer = load_tokenizer(options.model, options.template_options)
-        check_template(tokenizer, options)
-        tokenizer(chat_text(tokenizer, [{"role": "user", "content": "1 + 1"}]), add_special_tokens=False)
+    tokenizer, _ = open_model(options)
     model = load_base(options)
     add_turn_end(model, tokenizer, options.model)
     if adapter:

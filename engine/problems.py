@@ -137,6 +137,7 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
     Args:
         source: .jsonl, .json, .parquet or .csv file, or hub data set as `id`, `id:split` or `id:config:split` (split
             defaults to train).
+        problem_key, answer_key: A column, or several with commas between: the first of them that the file has.
 
     Exits with status 2, naming file and row, for a missing or empty file, a line over 10 MB, a row without problem or
     answer, or one id for two problems.
@@ -167,13 +168,15 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
 
 
 def find_column(columns: list[str], wanted: str, names: tuple[str, ...], source: str) -> str:
-    """The column to read: the named one, or the one of its usual names that is there."""
-    if wanted in columns or wanted.split(".")[0] in columns:
-        return wanted
+    """The column to read: the first of those named that is there, or the one of its usual names."""
+    for name in [wanted, *map(str.strip, wanted.split(","))]:
+        if name in columns or name.split(".")[0] in columns:
+            return name
     found = [name for name in names if name in columns]
     if len(found) != 1:
         which = f", of which {' and '.join(found)} could be meant" if found else ""
-        die(f"{source} has no column {wanted!r}, only {columns}{which}; name it with --problem_key / --answer_key")
+        die(f"{source} has no column {wanted!r}, only {columns}{which}; name it with --problem_key / --answer_key "
+            f"(for files that differ: {wanted},OTHER)")  # fmt: skip
     note(f"{source} has no column {wanted!r}: {found[0]!r} is read")
     return found[0]
 
@@ -207,14 +210,15 @@ def names_of(rows: list[dict], source: str) -> list[str]:
 def read_table(path: str) -> list[dict]:
     """The rows of a local file; exits with status 2, naming it, where it cannot be read."""
     if path.endswith(".parquet"):
-        with explained(f"{path} is no parquet file, or damaged"):
-            import pyarrow.parquet
+        import pyarrow.parquet
 
+        with explained(f"{path} is no parquet file, or damaged", OSError, pyarrow.ArrowException):
             return pyarrow.parquet.read_table(path).to_pylist()
     if path.endswith(".csv"):
         csv.field_size_limit(LONGEST_LINE)
-        with explained(f"{path} is no CSV file in UTF-8"), open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        with explained(f"{path} is no CSV file in UTF-8", OSError, ValueError, csv.Error):
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file, strict=True))
         if long := [number for number, row in enumerate(rows, start=1) if None in row]:
             die(f"{path} row {long[0]} has more cells than the first line has names: put texts with commas in quotes")
         return rows

@@ -7,6 +7,7 @@ import torch
 
 from engine.draw import pick_token
 from engine.files import OptionError
+from engine.kept import Kept
 from engine.policy import model_logits
 from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, unroll
 from engine.supported import longest_exact
@@ -24,6 +25,7 @@ class Requests:
     seed: int
     label: str
     on_token: Callable[[int, int], None] | None
+    kept: Kept | None = None
 
     def __len__(self) -> int:
         return len(self.prompts) * self.samples

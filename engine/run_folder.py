@@ -109,13 +109,13 @@ class RunFolder:
             write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False), status=1)
         for line in (head_line(device), " ".join(f"{k}={v}" for k, v in self.options.items()), *notes, *self.damaged):
             self.log(line)
+        lost = checkpoints.last_step_of(self.path / "log.csv") - self.last_step
+        again = f"; steps that had not been saved and are made again: {lost}" if lost > 0 else ""
         if self.resume:
-            lost = checkpoints.last_step_of(self.path / "log.csv") - self.last_step
             checkpoints.write_table(self.path / "log.csv", self.history)  # without steps that are made again
-            again = f"; {lost} later steps had not been saved and are made again" if lost > 0 else ""
             self.log(f"resuming after step {self.last_step} from {self.resume}{again}")
-        elif self.damaged:
-            self.log("no whole checkpoint is left: beginning at step 1")
+        elif self.damaged or lost > 0:
+            self.log(f"no {'whole ' if self.damaged else ''}checkpoint is there: beginning at step 1{again}")
         with disk_errors(self.path):
             self.board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.last_step + 1)
         self.safe = False

@@ -1,12 +1,17 @@
-"""What schedule.sh needs to know before it begins: its settings, checked, and a locked run folder.
+"""What schedule.sh needs to know before it begins: its settings, a locked run folder, and that all it will read works.
 
     python -m engine.schedule bash schedule.sh      # runs that command with the settings in its environment
+    CONFIG=config/mine.yaml python -m engine.schedule check     # only opens and checks, and says what there is
 
 Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then
-from the defaults. They are checked before anything is written. The lock is an open file that the command inherits, so
-it is held until the last process that the schedule has started ends.
+from the defaults. The lock is an open file that the command inherits, so it is held until the last process that the
+schedule has started ends.
+
+A run folder may be gone on with under other settings, as long as no finished stage depends on them. `check` looks at
+what each stage has written about itself: config.yaml of a round, eval.json of an evaluation.
 """
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -15,9 +20,12 @@ from pathlib import Path
 
 import yaml
 
-from engine.files import MEMORY, EvalOptions, aside_of, die, explained, fcntl, write_text
+from engine.files import RoundOptions, aside_of, die, explained, one_line, parse, read_json, take_lock, write_text
 
 FROM_SHELL = ("CONFIG", "CAPS", "OUT", "SEED", "MODEL", "REFERENCE")
+
+
+# ---------------------------------------------------------------------------------------- settings
 
 
 def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
@@ -27,9 +35,9 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
         options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     if not isinstance(options, dict):
         die(f"CONFIG={config} is not a YAML file of options")
-    given = vars(EvalOptions()) | options
+    given = vars(RoundOptions()) | options
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
-    settings |= {"CAPS": environment.get("CAPS") or str(given.get("caps") or "")}
+    settings |= {"CAPS": " ".join((environment.get("CAPS") or str(given.get("caps") or "")).split())}
     settings |= {"SEED": environment.get("SEED") or str(given["seed"])}
     settings |= {"MODEL": environment.get("MODEL") or given["model"]}
     settings |= {"REFERENCE": environment.get("REFERENCE") or "base"}
@@ -38,7 +46,10 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
     for name in ("CONFIG", "OUT"):  # a name with a dash in front is no option
         settings[name] = "./" + settings[name] if settings[name].startswith("-") else settings[name]
     check_settings(settings)
-    return settings | {"LAST_CAP": settings["CAPS"].split()[-1]}, options
+    last, base = settings["CAPS"].split()[-1], Path(settings["OUT"], "base", "eval.json")
+    # Validations are compared with the base, so they go on naming the cap that it was measured with.
+    named = read_json(base).get("prompt_cap", last) if base.is_file() else last
+    return settings | {"LAST_CAP": last, "PROMPT_CAP": str(named)}, options
 
 
 def check_settings(settings: dict[str, str]) -> None:
@@ -58,52 +69,138 @@ def check_settings(settings: dict[str, str]) -> None:
         die(f"REFERENCE={settings['REFERENCE']}: base or start")
 
 
+# ---------------------------------------------------------------------------------------- the run folder
+
+
 def open_folder(settings: dict[str, str], options: dict, fresh: bool) -> None:
-    """Makes and locks the run folder; exits with status 2 where another run or other settings have it.
+    """Makes and locks the run folder; exits with status 2 where another run has it, or other caps were begun there.
 
     Args:
         fresh: Move a folder that is there to <OUT>.old1, or the next free number.
     """
     out = Path(settings["OUT"])
-    note = out / "schedule.yaml"
     if fresh and out.is_dir():
-        if not note.is_file():
+        if not (out / "schedule.yaml").is_file():
             die(f"FRESH=1: {out} is no run folder (no schedule.yaml in it)")
         hold(out)
         aside = aside_of(out)
         shutil.move(out, aside)
         print(f"{out} moved to {aside}", flush=True)
-    mine = {k: settings[k] for k in ("CAPS", "SEED", "MODEL", "REFERENCE")}
-    mine |= {str(k): v for k, v in options.items() if k not in MEMORY | {"caps", "seed", "model"}}
-    if note.is_file():
-        with explained(f"{note} is damaged", ValueError, yaml.YAMLError):
-            theirs = yaml.safe_load(note.read_text(encoding="utf-8"))
-        if other := sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)):
-            changed = ", ".join(f"{k}: {theirs.get(k)} there, {mine.get(k)} now" for k in other)
-            die(f"{out} was made with other settings ({changed}); set OUT to a new folder")
+    rounds = [path.parent.name[3:] for path in out.glob("cap*/config.yaml")]
+    begun = sorted((int(cap) for cap in rounds if cap.isdigit()), reverse=True)  # cap180.old1 is none
+    if begun != [int(cap) for cap in settings["CAPS"].split()][: len(begun)]:
+        there = f"{' '.join(map(str, begun))} begun there"
+        die(f"{out} was made with other settings (CAPS: {there}, {settings['CAPS']} now); set OUT to a new folder")
     hold(out)
-    if not note.is_file():
-        write_text(note, yaml.safe_dump(mine, sort_keys=False, allow_unicode=True))
+    if not (out / "schedule.yaml").is_file():
+        write_note(settings, options)
 
 
 def hold(out: Path) -> None:
     """Locks OUT/lock for this process and all that it starts."""
-    with explained(f"OUT={out} cannot be made or written", OSError):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    os.set_inheritable(handle, True)
-    if fcntl:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            die(f"OUT={out} is in use by process {os.read(handle, 20).decode().strip()} or what it started")
-    os.ftruncate(handle, 0)
-    os.write(handle, f"{os.getpid()}\n".encode())  # `exec` keeps the number
+    with take_lock(out, f"OUT={out}") as file:
+        os.set_inheritable(os.dup(file.fileno()), True)  # `exec` keeps the copy, and the number of the process
+
+
+def write_note(settings: dict[str, str], options: dict) -> None:
+    """Writes schedule.yaml: by what settings the run was last gone on with, for people."""
+    note = {key: settings[key] for key in ("CAPS", "SEED", "MODEL", "REFERENCE")} | options
+    write_text(Path(settings["OUT"], "schedule.yaml"), yaml.safe_dump(note, sort_keys=False, allow_unicode=True))
+
+
+# ---------------------------------------------------------------------------------------- all that will be read
+
+
+def check(settings: dict[str, str], options: dict) -> None:
+    """Opens all that the run will read, and compares the stages that are there with what they would be made with now.
+
+    Exits with status 2 where something cannot work, or a finished stage would be made otherwise. The tests at the end
+    are no ground for anything else: where their settings changed they are set aside, to be measured again.
+    """
+    import train_prune
+    from engine.policy import open_model
+    from engine.problems import load_problems
+    from engine.rewards import by_name
+    from sample import checked_prompts
+
+    caps, out = settings["CAPS"].split(), Path(settings["OUT"])
+    words = [f"--{name.lower()}={settings[name]}" for name in ("CONFIG", "MODEL", "SEED", "PROMPT_CAP")]
+    cfg = parse(train_prune.Config, [*words, f"--cap={caps[0]}"])
+    train_prune.check_options(cfg)
+    found = {}
+    for data in (cfg.train_data, cfg.val_data, cfg.test_data):
+        found[data] = load_problems(data, cfg.problem_key, cfg.answer_key)
+    with explained("", ValueError):
+        by_name(train_prune.REWARDS, cfg.reward, cfg.reward_options, found[cfg.train_data])
+    check_rounds(cfg, settings)
+    tokenizer, config = open_model(cfg)
+    last, named = int(settings["LAST_CAP"]), cfg.prompt_cap
+    for data, cap, name in ((cfg.train_data, cfg.cap, cfg.cap), (cfg.val_data, cfg.eval_cap, named),
+                            (cfg.test_data, cfg.eval_cap, last)):  # fmt: skip
+        checked_prompts(cfg, tokenizer, config, data, found[data], cap, name)
+    check_evaluations(cfg, settings, found)
+    write_note(settings, options)
+    sizes = " and ".join(f"{len(rows)} problems of {data}" for data, rows in found.items())
+    print(f"checked: {sizes}; reward {cfg.reward}; rounds with caps {', '.join(caps)}", flush=True)
+    if named != last and (out / "base").is_dir():
+        print(f"the test names the cap of {last} in its prompts, validations go on naming {named} as before", flush=True)
+
+
+def check_rounds(cfg, settings: dict[str, str]) -> None:
+    """Exits with status 2 where a round that has begun was made with other options than it would be now."""
+    import train_prune
+    from engine.run_folder import check_folder
+    from sample import prompt_texts
+
+    out, adapter = Path(settings["OUT"]), ""
+    usual = train_prune.Config()
+    for cap in settings["CAPS"].split():
+        folder = out / f"cap{cap}"
+        reference = str(out / "base" / "eval.json") if settings["REFERENCE"] == "base" else ""
+        mine = dataclasses.replace(cfg, cap=int(cap), init_adapter=adapter, reference=reference, out_dir=str(folder))
+        options = [dataclasses.asdict(dataclasses.replace(o, **prompt_texts(o))) for o in (mine, usual)]
+        check_folder(folder, options[0] | {"fresh": False}, options[1], train_prune.FREE)
+        if not (folder / "selected").is_file():
+            return
+        adapter = (folder / "selected").read_text(encoding="utf-8").strip()
+
+
+def check_evaluations(cfg, settings: dict[str, str], found: dict[str, list[dict]]) -> None:
+    """Exits with status 2 where the base was measured otherwise; sets tests aside that were."""
+    from eval import differences, settings_of
+
+    out, aside = Path(settings["OUT"]), []
+    tests = (cfg.test_data, cfg.test_samples, int(settings["LAST_CAP"]))
+    for name, (data, samples, named) in {"base": (cfg.val_data, cfg.reference_samples, cfg.prompt_cap),
+                                         "base_test": tests, "final_test": tests}.items():  # fmt: skip
+        if not (out / name / "eval.json").is_file():
+            continue
+        there = read_json(out / name / "eval.json")
+        now = settings_of(cfg, data, found[data], named)._asdict()
+        now |= {"model": cfg.model, "seed": cfg.seed, "eval_samples": samples}
+        if other := "; ".join(differences(there, now, ("model", "seed", "eval_samples"))):
+            if name == "base":
+                die(f"{out / name} was measured with other settings ({other}); set OUT to a new folder, or remove this "
+                    "one's base to measure it again")  # fmt: skip
+            aside.append((out / name, f"measured with other settings ({other})"))
+    note = out / "schedule.yaml"
+    with explained(f"{note} is damaged", ValueError, yaml.YAMLError):
+        before = yaml.safe_load(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if (out / "final").is_dir() and before.get("CAPS", settings["CAPS"]) != settings["CAPS"]:
+        aside.append((out / "final", f"made with CAPS={before['CAPS']}"))
+    for path, why in aside:
+        to = aside_of(path)
+        shutil.move(path, to)
+        print(f"{path} was {why}: moved to {to}, and made again", flush=True)
 
 
 if __name__ == "__main__":
     found, config_options = read_settings(dict(os.environ))
-    open_folder(found, config_options, fresh=os.environ.get("FRESH", "0") == "1")
-    given = [f"{k}={shlex.quote(os.environ[k])}" for k in FROM_SHELL if os.environ.get(k)]
-    again = {"SCHEDULE": "open", "FRESH": "0", "AGAIN": " ".join([*given, "bash schedule.sh"])}
-    os.execvpe(sys.argv[1], sys.argv[1:], os.environ | found | again)
+    if sys.argv[1:] == ["check"]:
+        with one_line():
+            check(found, config_options)
+    else:
+        open_folder(found, config_options, fresh=os.environ.get("FRESH", "0") == "1")
+        given = [f"{k}={shlex.quote(os.environ[k])}" for k in FROM_SHELL if os.environ.get(k)]
+        again = {"SCHEDULE": "open", "FRESH": "0", "AGAIN": " ".join([*given, "bash schedule.sh"])}
+        os.execvpe(sys.argv[1], sys.argv[1:], os.environ | found | again)

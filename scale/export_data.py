@@ -19,7 +19,7 @@ from engine.problems import load_problems
 from engine.rewards import by_name
 from engine.templates import add_turn_end, check_template, fitting, load_tokenizer
 from length_rewards import REWARDS
-from sample import build_prompt, check_context, encode_prompts, prompt_messages, prompt_texts
+from sample import build_prompt, checked_prompts, prompt_messages, prompt_texts
 from scale.rewards import end_ids
 
 
@@ -74,8 +74,7 @@ def main(cfg: Config) -> None:
     add_turn_end(model, tokenizer, cfg.model)
     ends = end_ids(tokenizer, model.generation_config)
 
-    prompts = encode_prompts(tokenizer, [p["problem"] for p in problems], cfg.cap, **prompt_texts(cfg))
-    check_context(config, cfg.train_data, problems, prompts, cfg.cap)
+    prompts = checked_prompts(cfg, tokenizer, config, cfg.train_data, problems, cfg.cap, cfg.cap)
     ours, theirs = rows_of(tokenizer, problems, cfg, ends)
     options = {"tokenize": False, "add_generation_prompt": True, **cfg.template_options}
     written = build_prompt(tokenizer, problems[0]["problem"], cfg.cap, **prompt_texts(cfg))

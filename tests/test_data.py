@@ -12,9 +12,10 @@ import eval as evaluation
 import train_prune
 from conftest import ROOT, refusal
 from engine import alarms, files, hub, problems
+from engine.alarms import cause, hopeless, outcomes
 from engine.checkpoints import Step
 from engine.problems import answer_text, load_problems, problem_text
-from eval import cause, hopeless, metrics, outcomes
+from eval import metrics
 from reward import Grade
 from sample import Rollout, rollout_rows
 from standin import make_r1_standin
@@ -132,6 +133,12 @@ def test_of_two_usual_names_none_is_guessed(tmp_path, capsys):
 def test_each_file_of_a_run_may_have_its_own_columns(tmp_path):
     files = [written(tmp_path / "a.jsonl", [{"question": "1?", "answer": "1"}]), written(tmp_path / "b.jsonl", [{"problem": "2?", "target": "2"}])]
     assert [load_problems(file, problem_key="question")[0]["answer"] for file in files] == ["1", "2"]
+
+
+def test_the_first_of_several_named_columns_that_a_file_has_is_read(tmp_path, capsys):
+    rows = {"a": {"text": "1?", "target": "1", "gold": "7"}, "b": {"problem": "2?", "gold": "2", "label": "7"}}
+    found = [load_problems(written(tmp_path / f"{name}.jsonl", [row]), "text, problem", "target,gold")[0]["answer"] for name, row in rows.items()]
+    assert found == ["1", "2"] and not capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------- the hub

@@ -1,16 +1,21 @@
 """Metrics, evaluation and the report. Run: python -m pytest tests/test_eval.py"""
+import contextlib
+import dataclasses
 import doctest
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
 import eval as evaluation
-from conftest import ROOT
+from conftest import ROOT, refusal
 from engine.files import parse
+from engine.kept import Kept
 from eval import Config, mean_and_se, metrics
 from sample import SYSTEM, Rollout
-from standin import make_r1_standin
+from standin import make_r1_standin, with_lora
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +137,76 @@ def test_without_an_instruction_the_prompt_is_the_present_one(r1):
     assert encode_prompts(tokenizer, ["1+1?"], 9) == encode_prompts(tokenizer, ["1+1?"], 9, INSTRUCTION)
     assert f"1+1?\n{INSTRUCTION}<" in build_prompt(tokenizer, "1+1?", 9)
     assert "1+1?<" in build_prompt(tokenizer, "1+1?", 9, "")
+
+
+# ---------------------------------------------------------------------------------------- what is stopped goes on
+
+
+def stopped_after(monkeypatch, n, work):
+    """Calls `work` and presses Ctrl-C at the n-th rollout that ends; returns how many had been kept."""
+    add, calls = Kept.add, []
+
+    def interrupted(self, number, ids):
+        add(self, number, ids)
+        calls.append(number)
+        if len(calls) == n:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "add", interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            work()
+    return len(calls)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 128])
+def test_an_evaluation_that_is_stopped_goes_on_to_the_same_rollouts(r1, data, tmp_path, monkeypatch, capsys, rows):
+    """In float32 an answer does not depend on which others are decoded beside it."""
+    cfg = Config(model=r1, load_4bit=False, data=str(data), eval_cap=24, eval_samples=4, rows=rows, out_dir=str(tmp_path / "e"), device="cpu")
+    evaluation.main(dataclasses.replace(cfg, rows=5, out_dir=str(tmp_path / "whole")))
+    assert stopped_after(monkeypatch, 3, lambda: evaluation.main(cfg)) == 3
+    assert f"3 of 12 rollouts are kept in {tmp_path / 'e' / 'rollouts.partial.jsonl'}" in capsys.readouterr().err
+    with open(tmp_path / "e" / "rollouts.partial.jsonl", "a") as f:
+        f.write("[11, 0.5, [4")  # as a kill may leave it
+    assert stopped_after(monkeypatch, 99, lambda: evaluation.main(cfg)) == 9
+    assert "3 of 12 rollouts are there from before" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "e").iterdir()} == {"eval.json", "rollouts.jsonl"}
+    assert (tmp_path / "e" / "rollouts.jsonl").read_bytes() == (tmp_path / "whole" / "rollouts.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"eval_cap": 23}, {"seed": 1}, {"eval_samples": 3}, {"instruction": "Go."}, {"eval_top_p": 0.5}, {"load_4bit": True}, "data", "weights"])
+def test_rollouts_that_were_sampled_otherwise_are_not_gone_on_with(r1, data, tmp_path, monkeypatch, change):
+    cfg = Config(model=r1, load_4bit=False, data=str(data), eval_cap=24, eval_samples=2, out_dir=str(tmp_path / "e"), device="cpu")
+    stopped_after(monkeypatch, 3, lambda: evaluation.main(cfg))
+    if change == "data":
+        data.write_text(data.read_text().replace("+1?", "+2?"))
+    if change == "weights":
+        policy, _ = with_lora(r1, load_4bit=False)
+        policy.save_pretrained(tmp_path / "adapter")
+        change = {"adapter": str(tmp_path / "adapter")}
+    cfg = dataclasses.replace(cfg, **change) if isinstance(change, dict) else cfg
+    assert stopped_after(monkeypatch, 99, lambda: evaluation.main(cfg)) == 3 * cfg.eval_samples
+
+
+def test_options_of_a_round_are_none_of_an_evaluation(r1, data, tmp_path):
+    assert not {"val_data", "reference_samples", "confirm_samples", "test_samples"} & {f.name for f in dataclasses.fields(Config)}
+    evaluation.main(Config(model=r1, data=str(data), eval_cap=8, eval_samples=1, out_dir=str(tmp_path / "e"), device="cpu"))
+    result = json.loads((tmp_path / "e" / "eval.json").read_text())
+    assert [key for key in result if key.removeprefix("eval_") != key and key.removeprefix("eval_") in result] == []
+    assert set(evaluation.Settings._fields) <= set(result)
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line():
+    run = subprocess.run([sys.executable, "-c", "import engine; raise KeyboardInterrupt"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0 and run.stderr.strip() == "interrupted"
+
+
+def test_a_report_of_tests_that_were_measured_differently_is_refused(tmp_path, capsys):
+    wanted = dict.fromkeys(evaluation.Settings._fields, 1) | dict.fromkeys(("pass@1", "pass@1_se", "mean_tokens", "n_samples", "seconds", "model", "seed"), 1)
+    for name, more in (("base_test", {}), ("final_test", {"prompt_cap": 2}), ("base", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval.json").write_text(json.dumps(wanted | more))
+    assert "differ in prompt_cap 1 and 2" in refusal(capsys, lambda: evaluation.report(str(tmp_path)))
 
 
 def test_finished_has_a_standard_error():

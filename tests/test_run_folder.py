@@ -268,6 +268,20 @@ def test_a_disk_that_fails_while_saving_is_one_line_and_the_checkpoint_before_st
     assert checkpoints.newest(folder) == (folder / "step0002", 2)
 
 
+def test_an_error_that_is_none_of_the_disk_is_not_called_one(folder, policy, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="device-side"):
+        save(folder, "step0001", policy)
+
+
+def test_a_misspelt_name_is_no_damaged_file():
+    with pytest.raises(NameError), files.explained("x is damaged"):
+        misspelt  # noqa: B018, F821
+
+
 def test_a_folder_that_vanished_is_an_error_and_is_not_made_again(folder, policy, capsys):
     folder.rmdir()
     with pytest.raises(SystemExit) as stop:

@@ -314,7 +314,7 @@ def test_prompt_names_the_cap_and_the_template_opens_the_thinking(r1, tiny):
     text = sample.build_prompt(load_tokenizer(r1), "What is 3^5?", 1234)
     assert sample.SYSTEM.replace("{cap}", "1234") in text and f"What is 3^5?\n{sample.INSTRUCTION}" in text and text.endswith("<think>\n")
     assert text.count("<｜begin▁of▁sentence｜>") == 1
-    ids = sample.encode_prompts(load_tokenizer(r1), ["x"], 9)[0]
+    ids = sample.encode_prompts(load_tokenizer(r1), ["x"], 9)[1][0]
     assert ids.count(load_tokenizer(r1).bos_token_id) == 1
     assert "<think>\n" not in sample.build_prompt(load_tokenizer(tiny), "x", 9)[-10:]
 

@@ -67,7 +67,7 @@ def test_trl_renders_the_prompt_that_the_builder_writes(base, system_role):
     ours, theirs = export_data.rows_of(tokenizer, problems, cfg, [1])
     prompts = [row["prompt"] for row in ours]
     ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
-    assert ids["input_ids"] == encode_prompts(tokenizer, [p["problem"] for p in problems], CAP, **prompt_texts(cfg))
+    assert ids["input_ids"] == encode_prompts(tokenizer, [p["problem"] for p in problems], CAP, **prompt_texts(cfg))[1]
     assert prompts == [row["prompt"] for row in theirs]
 
 
@@ -84,7 +84,7 @@ def test_verls_data_set_reads_the_prompt_that_the_builder_writes(base, exported)
     ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
     problems = load_problems(cfg.train_data)
     ours = load_tokenizer(cfg.model)
-    assert ids == encode_prompts(ours, [p["problem"] for p in problems], CAP, **prompt_texts(cfg))
+    assert ids == encode_prompts(ours, [p["problem"] for p in problems], CAP, **prompt_texts(cfg))[1]
     assert data[3]["extra_info"]["cap"] == CAP and data[3]["reward_model"]["ground_truth"] == "7"
 
 

@@ -1,6 +1,7 @@
 """schedule.sh from end to end on a stand-in for R1-Distill and real AIME problems. Run: python -m pytest tests/test_schedule.py"""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import time
 import pytest
 import yaml
 
-from conftest import ROOT
+import engine.schedule
+from conftest import ROOT, refusal
 from standin import let_it_answer, make_problems, make_r1_standin
 
 
@@ -60,8 +62,15 @@ def timeless(value):
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
-def test_two_rounds_killed_in_between_end_like_an_unbroken_run(setting, tmp_path):
-    whole = schedule(setting, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(setting):
+    """(the process, the folder) of an unbroken run, which may still be under way."""
+    folder = setting / "whole"
+    return schedule(setting, folder), folder
+
+
+def test_two_rounds_killed_in_between_end_like_an_unbroken_run(setting, whole, tmp_path):
+    whole, folder = whole
     broken = schedule(setting, tmp_path / "broken")
     deadline = time.time() + 300
     while not (tmp_path / "broken" / "cap40" / "step0001" / "eval.json").exists() and time.time() < deadline and broken.poll() is None:
@@ -71,20 +80,20 @@ def test_two_rounds_killed_in_between_end_like_an_unbroken_run(setting, tmp_path
     again = schedule(setting, tmp_path / "broken")
     text, _ = again.communicate(timeout=600)
     assert again.returncode == 0, text
-    a, b = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "broken"))
+    a, b = (json.loads((path / "summary.json").read_text()) for path in (folder, tmp_path / "broken"))
     assert timeless(a) == timeless(b)
     assert [r["cap"] for r in a["rounds"]] == [40, 30] and a["base"]["n_problems"] == a["final"]["n_problems"] == 2
     assert {"tokens_ratio", "pass@1_change", "seconds"} <= set(a)
-    assert (tmp_path / "whole" / "final" / "adapter_model.safetensors").is_file()
-    assert "| cap 30, validation |" in (tmp_path / "whole" / "summary.md").read_text()
-    # a third call finds everything done
-    third = schedule(setting, tmp_path / "broken")
+    assert (folder / "final" / "adapter_model.safetensors").is_file()
+    assert "| cap 30, validation |" in (folder / "summary.md").read_text()
+    # a third call finds everything done, with blanks in CAPS, too
+    third = schedule(setting, tmp_path / "broken", CAPS="40   30 ")
     text, _ = third.communicate(timeout=600)
     assert third.returncode == 0 and "is done" in text
-    # other settings in the same folder are refused
+    # other caps in the same folder are refused
     other = schedule(setting, tmp_path / "broken", CAPS="35")
     text, _ = other.communicate(timeout=60)
-    assert other.returncode == 2 and "CAPS: 40 30 there, 35 now" in text and "set OUT to a new folder" in text
+    assert other.returncode == 2 and "CAPS: 40 30 begun there, 35 now" in text and "set OUT to a new folder" in text
 
 
 def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
@@ -109,14 +118,84 @@ def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, w
     assert not (tmp_path / "out").exists()
 
 
+# ---------------------------------------------------------------------------------------- before the first token
+
+
+def checked(setting, out, env=None, **change):
+    """What schedule.sh does first: settings from a config with this change, the folder's caps, and the check."""
+    out.parent.mkdir(exist_ok=True)
+    config = out.parent / "changed.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load((setting / "config.yaml").read_text()) | change))
+    found, options = engine.schedule.read_settings({"CONFIG": str(config), "OUT": str(out)} | (env or {}))
+    engine.schedule.check(found, options)
+    return found
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"test_data": "./nowhere.jsonl"}, "./nowhere.jsonl"), ({"train_data": "./nowhere.jsonl"}, "./nowhere.jsonl"),
+        ({"test_data": "COLUMNS"}, "columns.jsonl has no column 'answer'"), ({"test_data": "LONG"}, "long.jsonl: the prompt of problem x has"),
+        ({"reward": "nope"}, "--reward nope"), ({"reward_options": {"siz": 1}}, "--reward_options ['siz']"), ({"group": 1}, "--group 1"),
+        ({"reward": "o1_pruner", "reward_options": {}}, "--reward o1_pruner needs"), ({"caps": "4090 30"}, "train.jsonl: the prompt of problem"),
+        ({"eval_cap": 4090}, "val.jsonl: the prompt of problem"), ({"model": "./nowhere"}, "--model ./nowhere"), ({"grup": 2}, "grup"), ({"lr": "fast"}, "lr"),
+    ],
+)  # fmt: skip
+def test_what_a_schedule_cannot_work_with_is_one_line_before_anything_is_measured(setting, tmp_path, capsys, change, word):
+    (tmp_path / "columns.jsonl").write_text('{"problem": "1?", "a": "1"}\n')
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "x", "problem": "1? " * 4000, "answer": "1"}) + "\n")
+    files = {"COLUMNS": str(tmp_path / "columns.jsonl"), "LONG": str(tmp_path / "long.jsonl")}
+    change = {key: files.get(value, value) if isinstance(value, str) else value for key, value in change.items()}
+    assert word in refusal(capsys, lambda: checked(setting, tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change, env, word",
+    [
+        ({"lr": 0.5}, {}, "lr: 1e-05 there, 0.5 now"), ({"eval_cap": 50}, {}, "eval_cap: 48 there, 50 now"), ({}, {"SEED": "1"}, "seed: 0 there, 1 now"),
+        ({"instruction": "Go."}, {}, "instruction: Reason step by step"), ({}, {"REFERENCE": "start"}, "reference: "), ({"steps": 3}, {}, "steps: 2 there, 3 now"),
+    ],
+)  # fmt: skip
+def test_what_a_finished_round_was_made_with_may_not_change(setting, whole, tmp_path, monkeypatch, capsys, change, env, word):
+    assert whole[0].wait(600) == 0
+    monkeypatch.setattr(engine.schedule, "write_note", lambda *a: None)
+    (tmp_path / "run").symlink_to(whole[1])
+    before = sorted(whole[1].rglob("*"))
+    error = refusal(capsys, lambda: checked(setting, tmp_path / "run", env, **change))
+    assert word in error and "cap40 was made with other options" in error and sorted(whole[1].rglob("*")) == before
+
+
+def test_a_base_that_was_measured_otherwise_is_refused_with_both_values(setting, whole, tmp_path, capsys):
+    assert whole[0].wait(600) == 0
+    shutil.copytree(whole[1] / "base", tmp_path / "run" / "base")
+    assert "base was measured with other settings (cap 48 and 50; eval_samples 4 and 5)" in refusal(
+        capsys, lambda: checked(setting, tmp_path / "run", eval_cap=50, reference_samples=5))  # fmt: skip
+    checked(setting, tmp_path / "run", lr=0.5, test_samples=9, group=4)  # no finished stage depends on these
+
+
+def test_a_run_goes_on_with_other_tests_and_with_one_more_cap(setting, whole, tmp_path, capsys):
+    assert whole[0].wait(600) == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text((setting / "test.jsonl").read_text())
+    found = checked(setting, whole[1], save_minutes=1.0)
+    assert "moved to" not in capsys.readouterr().out and (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "30")
+    found = checked(setting, whole[1], test_samples=3, test_data=str(other), caps="40 30 20")
+    said = capsys.readouterr().out
+    assert (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "20") and "the test names the cap of 20 in its prompts, validations go on naming 30" in said
+    assert f"data {setting / 'test.jsonl'} and {other}; prompt_cap 30 and 20; eval_samples 2 and 3): moved to" in said.replace("cap 48 and 48; ", "")
+    there = {path.name for path in whole[1].iterdir()}
+    assert {"base", "cap40", "cap30", "base_test.old1", "final_test.old1", "final.old1"} <= there and not there & {"base_test", "final_test", "final"}
+
+
 # ---------------------------------------------------------------------------------------- the script itself, with stand-ins
 
 STUB = r'''#!REAL
-"""Stands in for python: runs engine.schedule really, and writes what the scripts would have written."""
+"""Stands in for python: runs engine.schedule really, but for its check, and writes what the scripts would have written."""
 import json, os, sys, time
 from pathlib import Path
 
-if sys.argv[1:3] == ["-m", "engine.schedule"]:
+if sys.argv[1:4] == ["-m", "engine.schedule", "bash"]:  # not "check", for which there is no model here
     os.execve("REAL", ["REAL", *sys.argv[1:]], os.environ | {"PYTHONPATH": "ROOT"})
 with open(os.environ["CALLS"], "a") as f:
     f.write(json.dumps(sys.argv[1:]) + "\n")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,42 @@ def test_no_held_out_problem_is_trained_on(tokenizer):
 def test_a_seed_fixes_the_problems_and_another_seed_changes_them():
     a, b, c = (toy.make_splits(toy.Config(seed=s)) for s in (3, 3, 4))
     assert a == b and a["test"] != c["test"]
+
+
+# ---------------------------------------------------------------- stopped and gone on with
+
+
+def test_a_pre_training_that_is_stopped_ends_in_the_same_model(base, tmp_path, monkeypatch, capsys):
+    cfg = toy.Config(**SMALL | {"steps": 4}, out_dir=str(tmp_path / "broken"))
+    toy.make(replace(cfg, out_dir=str(tmp_path / "whole")))
+    monkeypatch.setattr(toy.KeptState.save, "__defaults__", (0.0,))  # after every step
+    update, calls = toy.orthogonalise, []
+
+    def interrupted(matrix):
+        calls.append(1)
+        if len(calls) == 3 * 4 + 2:  # 4 shapes of matrices a step: in the fourth step
+            raise KeyboardInterrupt
+        return update(matrix)
+
+    monkeypatch.setattr(toy, "orthogonalise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        toy.make(cfg)
+    assert f"step 3 of 4 is kept in {tmp_path / 'broken'}.partial.pt" in capsys.readouterr().out
+    toy.make(cfg)
+    assert "going on after step 3 of 4" in capsys.readouterr().out
+    whole, broken = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken and sorted(p.name for p in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+def test_lines_that_keep_the_state_are_not_in_the_recipe(tmp_path, monkeypatch):
+    text = Path(toy.__file__).read_text()
+    for name, change in (("same", text.replace("kept.save(step + 1)  # keeps", "kept.save(step)  # keeps")), ("other", text.replace("lr: float = 0.02", "lr: float = 0.03"))):
+        (tmp_path / f"{name}.py").write_text(change)
+    digests = []
+    for path in (toy.__file__, tmp_path / "same.py", tmp_path / "other.py"):
+        monkeypatch.setattr(toy, "__file__", str(path))
+        digests.append(toy.recipe_of(toy.Config())["recipe"])
+    assert text.count("# keeps\n") == 5 and digests[0] == digests[1] != digests[2]
 
 
 # ---------------------------------------------------------------- traces

@@ -19,8 +19,10 @@ import train_prune
 from conftest import ROOT, sampled
 from engine import checkpoints, files, rows
 from engine.files import Options, lock, parse, write_checksums
+from engine.kept import Kept
 from engine.memory import micro_batches
 from engine.policy import fingerprint, load_policy, token_logp
+from engine.run_folder import RunFolder
 from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
 from grpo import add_gradient, advantages, policy_loss, update_policy
@@ -494,7 +496,34 @@ def test_a_kill_costs_only_what_came_after_the_last_minutes_and_the_next_call_sa
     with open(folder / "log.csv", "a", newline="") as f:  # as if a step had been logged and not saved
         csv.writer(f).writerow(["4", *rows[-1][1:]])
     train_prune.main(cfg)
-    assert "resuming after step 3" in (out := capsys.readouterr().out) and "1 later steps had not been saved" in out
+    assert "resuming after step 3 " in (out := capsys.readouterr().out) and "not been saved and are made again: 1\n" in out
+    same_round(folder, whole)
+
+
+def test_a_kill_before_the_first_save_begins_anew_and_says_what_is_lost(whole, tmp_path, monkeypatch, capsys):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"), checkpoint_every=4), tmp_path / "round"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "__exit__", lambda self, *error: self.stack.close())  # as if killed: nothing on the way out
+        patch.setattr(train_prune, "update_policy", at_call(update_policy, 3, lambda: [][0]))
+        with pytest.raises(IndexError):
+            train_prune.main(cfg)
+    assert not list(folder.glob("step*")) + list(folder.glob("last"))
+    train_prune.main(cfg)
+    assert "no checkpoint is there: beginning at step 1; steps that had not been saved and are made again: 2\n" in capsys.readouterr().out
+
+
+def test_a_kill_in_a_validation_keeps_its_rollouts_and_the_steps_that_were_due_to_be_saved(whole, tmp_path, monkeypatch, capsys):
+    cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round"), save_minutes=0.0), tmp_path / "round"
+    with monkeypatch.context() as patch:  # 3 rollouts at the start, 3 after step 2
+        patch.setattr(RunFolder, "__exit__", lambda self, *error: self.stack.close())
+        patch.setattr(Kept, "add", at_call(Kept.add, 6, lambda: [][0]))
+        with pytest.raises(IndexError):
+            train_prune.main(cfg)
+    assert checkpoints.newest(folder) == (folder / "last", 2)
+    train_prune.main(cfg)
+    out = capsys.readouterr().out
+    assert "resuming after step 2 " in out and "2 of 3 rollouts are there from before" in out
+    assert not (folder / train_prune.PARTIAL).exists()
     same_round(folder, whole)
 
 

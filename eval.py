@@ -219,7 +219,7 @@ def report(run: str) -> None:
             die(f"{path} is damaged: no {', '.join(lacking)} in it")
         return found
 
-    wanted = " ".join(["pass@1 pass@1_se mean_tokens n_samples seconds model seed", *Settings._fields[: -len(LATER)]])
+    wanted = "pass@1 pass@1_se mean_tokens n_samples seconds model seed " + " ".join(Settings._fields[:6])  # shown below
     base, final, reference = (read(folder / name / "eval.json", wanted) for name in ("base_test", "final_test", "base"))
     if found := differences(base, final):
         die(f"{folder / 'base_test'} and {folder / 'final_test'} differ in {'; '.join(found)}: remove both, measure again")

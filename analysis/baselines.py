@@ -46,7 +46,7 @@ def options_of(side: Evaluation) -> dict:
     """The options of eval.py that measured one side, but those that move memory and speed only."""
     info = side.info | {"eval_cap": side.info["cap"], "eval_samples": side.samples}
     info |= {f"eval_{key}": side.info[key] for key in ("temperature", "top_p") if key in side.info}
-    free = ("overwrite", "device", "rows", "rollout_weights", "val_data", "test_data", "test_samples")
+    free = ("overwrite", "device", "rows", "rollout_weights", "test_data")
     names = [field.name for field in dataclasses.fields(evaluation.Config) if field.name not in free]
     return {name: info[name] for name in names if name in info}
 

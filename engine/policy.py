@@ -140,18 +140,18 @@ def open_model(options: Options):
     return tokenizer, config
 
 
-def load_policy(options: Options, adapter: str = "", trainable: bool = False, reference: str = ""):
+def load_policy(options: Options, adapter: str = "", trainable: bool = False, start: str = ""):
     """Returns (model, tokenizer): the base on one device, NF4 or not, with the adapter on it if one is named.
 
     Args:
         adapter: PEFT folder; empty for the bare base.
         trainable: Whether the adapter takes gradients.
-        reference: PEFT folder of a second, frozen adapter, loaded under the name "reference"; empty for none.
+        start: PEFT folder of a second, frozen adapter, loaded under the name "start"; empty for none.
 
     Exits with status 2, naming folder or file, for a missing or damaged model or adapter, for an adapter that is a
     pickle, whose checksums do not agree, or that was trained on another base.
     """
-    for path in {adapter, reference} - {""}:
+    for path in {adapter, start} - {""}:
         check_adapter(path)
     tokenizer, _ = open_model(options)
     model = load_base(options)
@@ -160,15 +160,15 @@ def load_policy(options: Options, adapter: str = "", trainable: bool = False, re
         from peft import PeftModel
 
         check_base(adapter, model, options.model)
-        both = f"{adapter} (or {reference})" if reference else adapter
+        both = f"{adapter} (or {start})" if start else adapter
         with explained(f"adapter {both} does not fit --model {options.model}, or is damaged"):
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-                loaded = model.load_adapter(reference, "reference", is_trainable=False) if reference else None
+                loaded = model.load_adapter(start, "start", is_trainable=False) if start else None
         check_loaded(model, "default", adapter)
-        if reference:
-            check_loaded(model, "reference", reference, loaded.missing_keys)
+        if start:
+            check_loaded(model, "start", start, loaded.missing_keys)
     return model, tokenizer
 
 
@@ -177,11 +177,11 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
 
     Args:
         adapter: PEFT folder to go on from; empty puts a fresh LoRA on every linear layer. It changes nothing yet.
-        start: PEFT folder of the KL's reference, or empty: see `start_of_round`.
+        start: PEFT folder of the adapter that the KL pulls back to, or empty: see `start_of_round`.
         r, alpha: Of a fresh LoRA.
     """
     torch.manual_seed(options.seed)  # only a LoRA's start draws from it: everything later is seeded by its step
-    policy, tokenizer = load_policy(options, adapter, trainable=True, reference=start)
+    policy, tokenizer = load_policy(options, adapter, trainable=True, start=start)
     if not adapter:
         from peft import LoraConfig, get_peft_model
 
@@ -204,8 +204,8 @@ def load_adapter(policy, folder: str) -> None:
 @contextlib.contextmanager
 def start_of_round(policy):
     """Puts the round's start in the adapter's place: the frozen second adapter, or in round 1 none at all."""
-    if "reference" in policy.peft_config:
-        policy.set_adapter("reference")
+    if "start" in policy.peft_config:
+        policy.set_adapter("start")
         try:
             yield
         finally:  # memory may run out in between

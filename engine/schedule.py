@@ -1,7 +1,7 @@
 """What schedule.sh needs to know before it begins: its settings, a locked run folder, and that all it will read works.
 
-    python -m engine.schedule bash schedule.sh      # runs that command with the settings in its environment
-    CONFIG=config/mine.yaml python -m engine.schedule check     # only opens and checks, and says what there is
+    python -m engine.schedule bash schedule.sh          # runs that command with the settings in its environment
+    CONFIG=config/r1_1.5b_24gb.yaml python -m engine.schedule check          # opens and checks, and writes no rollout
 
 Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then
 from the defaults. The lock is an open file that the command inherits, so it is held until the last process that the

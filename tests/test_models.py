@@ -418,7 +418,7 @@ def test_experts_are_trained_from_live_weights_against_the_start_of_the_round(to
     assert largest_gap(policy, Sampler(policy, tokenizer, options_of(model))) < 1e-4
     assert "live weights" in capsys.readouterr().err
     with start_of_round(policy):
-        assert policy.active_adapters == ["reference"]
+        assert policy.active_adapters == ["start"]
 
 
 def train(folder: Path, model: str, cap: int, *python: str) -> subprocess.CompletedProcess:

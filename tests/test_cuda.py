@@ -187,6 +187,20 @@ def test_before_torch_2_13_the_operator_below_varlen_attn_is_called(monkeypatch)
         assert same(want, both_ways(model, 9, 1.0, 1.0)[1]) and found.captures > 2
 
 
+def test_from_the_rows_that_fill_a_card_on_attention_is_told_to_split(monkeypatch):
+    seen = set()
+
+    def watched(query, *args, seqused_k=None, num_splits=None, **more):
+        seen.add((len(query) >= 4, num_splits))
+        return strict_varlen(query, *args, seqused_k=seqused_k, **more)
+
+    monkeypatch.setattr(slots, "rows_that_fill", lambda device, kv_heads: 4)
+    with recorder():
+        monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", watched)
+        both_ways(random_model("qwen2").to(torch.bfloat16), 9, 1.0, 1.0)
+    assert seen == {(True, 2), (False, None)}
+
+
 @pytest.mark.parametrize("error", [TypeError("unexpected keyword"), RuntimeError("only Ampere GPUs or newer")])
 def test_why_there_is_no_varlen_attention_is_said_in_one_line(monkeypatch, capsys, error):
     def refuses(*args, **more):

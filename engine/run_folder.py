@@ -107,7 +107,9 @@ class RunFolder:
         checkpoints.check_disk(self.path, [p for p in policy.parameters() if p.requires_grad])
         if not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False), status=1)
-        for line in (head_line(device), " ".join(f"{k}={v}" for k, v in self.options.items()), *notes, *self.damaged):
+        other = [f"{k}={v}" for k, v in self.options.items() if v != self.defaults.get(k)]
+        head = [head_line(device), f"options that differ from the defaults (all: config.yaml): {' '.join(other)}"]
+        for line in (*head, *notes, *self.damaged):
             self.log(line)
         lost = checkpoints.last_step_of(self.path / "log.csv") - self.last_step
         again = f"; steps that had not been saved and are made again: {lost}" if lost > 0 else ""

@@ -35,7 +35,9 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, Literal
 
-import engine  # noqa: F401, I001 (first: so Ctrl-C while torch is imported is one line, too)
+import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one line, too)
+
+# isort: split
 import torch
 
 from engine import alarms
@@ -224,8 +226,8 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     sampler = Sampler(policy, tokenizer, cfg, tokens_per_row)
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     size = sum(p.numel() for p in parameters)
-    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters",
-             f"kept whole: the newest two checkpoints; of the others, the adapters of the {CANDIDATES} shortest that pass"]
+    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
+    notes += [f"kept: the newest two checkpoints, and the adapters of the {CANDIDATES} shortest that may be selected"]
     if base.device.type == "cuda":
         notes.append(memory_plan(base, cfg, tokens_per_row).line())
     folder.start(policy, optimizer, notes)

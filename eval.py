@@ -193,7 +193,7 @@ def differences(a: dict, b: dict, more: Sequence[str] = ()) -> list[str]:
         one, other = a.get(key), b.get(key)
         if key in LATER and (key not in a or key not in b):
             continue
-        if key in ("data", "model") and isinstance(one, str) and isinstance(other, str):  # one path may be spelled in several ways
+        if key in ("data", "model") and isinstance(one, str) and isinstance(other, str):  # a path has several spellings
             one, other = (os.path.realpath(x) if os.path.exists(x) else x for x in (one, other))
         if one != other:
             found.append(f"{key} {a.get(key)} and {b.get(key)}")
@@ -219,10 +219,10 @@ def report(run: str) -> None:
             die(f"{path} is damaged: no {', '.join(lacking)} in it")
         return found
 
-    wanted = "pass@1 pass@1_se mean_tokens n_samples seconds model seed " + " ".join(Settings._fields[:6])  # shown below
+    wanted = " ".join(["pass@1 pass@1_se mean_tokens n_samples seconds model seed", *Settings._fields[:6]])
     base, final, reference = (read(folder / name / "eval.json", wanted) for name in ("base_test", "final_test", "base"))
     if found := differences(base, final):
-        die(f"{folder / 'base_test'} and {folder / 'final_test'} differ in {'; '.join(found)}: remove both, measure again")
+        die(f"{folder}: base_test and final_test differ in {'; '.join(found)}; remove both and measure again")
     rounds, seconds = [], base["seconds"] + final["seconds"] + reference["seconds"]
     paths = [path for path in folder.glob("cap*/selection.json") if path.parent.name[3:].isdigit()]  # not cap180.old1
     for path in sorted(paths, key=lambda p: -int(p.parent.name[3:])):
@@ -248,8 +248,8 @@ def report(run: str) -> None:
         share = m["mean_tokens"] / whole["mean_tokens"]
         return f"| {name} | {step} | {100 * m['pass@1']:.1f}{se} | {m['mean_tokens']:.0f} | {share:.1%} |"
 
-    named = {r["prompt_cap"] for r in (reference, *rounds) if r.get("prompt_cap", base["prompt_cap"]) != base["prompt_cap"]}
-    other = f"In validations the prompt names {min(named)}. " if named else ""
+    named = reference["prompt_cap"]  # another one where a tighter cap came later
+    other = f"In validations the prompt names {named}. " if named != base["prompt_cap"] else ""
     lines = [
         f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 "
         f"{100 * summary['pass@1_change']:+.1f} points",

@@ -26,7 +26,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import engine  # noqa: F401, I001 (first: so Ctrl-C while torch is imported is one line, too)
+import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one line, too)
+
+# isort: split
 import torch
 
 from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl

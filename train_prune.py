@@ -35,7 +35,9 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, Literal
 
-import engine  # noqa: F401, I001 (first: so Ctrl-C while torch is imported is one line, too)
+import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one line, too)
+
+# isort: split
 import torch
 
 from engine import alarms, hours
@@ -227,8 +229,8 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     sampler = Sampler(policy, tokenizer, cfg, tokens_per_row)
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     size = sum(p.numel() for p in parameters)
-    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters",
-             f"kept whole: the newest two checkpoints; of the others, the adapters of the {CANDIDATES} shortest that pass"]
+    notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
+    notes += [f"kept: the newest two checkpoints, and the adapters of the {CANDIDATES} shortest that may be selected"]
     folder.start(policy, optimizer, notes + hours.before(base, cfg, tokens_per_row, len(val_problems)))
     opened = Round(cfg, folder, problems, val_problems, prompts, reward_of, policy, sampler, optimizer)
     opened.reference = open_reference(opened)

@@ -133,8 +133,8 @@ class Options:
     instruction: str | None = None
     """What the prompt asks for after the problem's text; null: INSTRUCTION of sample.py, empty: nothing."""
     problem_key: str = "problem"
-    """Column that holds the problem's text, or several with commas between, of which a file's first is read; where it has
-    none of them and one with a usual name, that one."""
+    """Column that holds the problem's text, or several with commas between: the first that a file has is read. Where it
+    has none of them, it may be one with a usual name."""
     answer_key: str = "answer"
     """Column that holds the right answer, or as above; `a.b` goes down into a dict, `a.-1` into a list."""
     seed: int = 0

@@ -143,7 +143,7 @@ def check(settings: dict[str, str], options: dict) -> None:
     sizes = " and ".join(f"{len(rows)} problems of {data}" for data, rows in found.items())
     print(f"checked: {sizes}; reward {cfg.reward}; rounds with caps {', '.join(caps)}", flush=True)
     if named != last and (out / "base").is_dir():
-        print(f"the test names the cap of {last} in its prompts, validations go on naming {named} as before", flush=True)
+        print(f"the test's prompts name the cap of {last}, those of validations {named} as before", flush=True)
 
 
 def check_rounds(cfg, settings: dict[str, str]) -> None:

@@ -182,7 +182,7 @@ def test_a_run_goes_on_with_other_tests_and_with_one_more_cap(setting, whole, tm
     assert "moved to" not in capsys.readouterr().out and (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "30")
     found = checked(setting, whole[1], test_samples=3, test_data=str(other), caps="40 30 20")
     said = capsys.readouterr().out
-    assert (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "20") and "the test names the cap of 20 in its prompts, validations go on naming 30" in said
+    assert (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "20") and "the test's prompts name the cap of 20, those of validations 30" in said
     assert f"data {setting / 'test.jsonl'} and {other}; prompt_cap 30 and 20; eval_samples 2 and 3): moved to" in said.replace("cap 48 and 48; ", "")
     there = {path.name for path in whole[1].iterdir()}
     assert {"base", "cap40", "cap30", "base_test.old1", "final_test.old1", "final.old1"} <= there and not there & {"base_test", "final_test", "final"}

@@ -53,6 +53,8 @@ class Config:
 def work(s: Config, name: str) -> None:
     """One stage, in its own process: what it prints goes to a file, its figures to another."""
     os.setsid()
+    if s.rehearse:
+        torch.set_num_threads(1)  # a fork has none of the threads that its caller may have used
     path, began, row = Path(s.out_dir) / name, time.monotonic(), {"stage": name, "ok": True}
     with open(path.with_suffix(".txt"), "w", encoding="utf-8", buffering=1) as said:
         sys.stdout = sys.stderr = said

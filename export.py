@@ -119,7 +119,7 @@ def main(cfg: Config) -> None:
     for key in ("system", "instruction", "template_options"):  # as it was trained, unless options say otherwise
         if getattr(cfg, key) in (None, {}):
             setattr(cfg, key, made.get(key, getattr(cfg, key)))
-    cfg.thinking = made.get("thinking", cfg.thinking)
+    cfg.thinking = made.get("thinking", cfg.thinking)  # always the adapter's
     cfg.data, cfg.cap = cfg.data or test.get("data", ""), cfg.cap or test.get("prompt_cap") or made.get("cap") or 0
     if not (cfg.data and cfg.cap):
         die(f"no {report} of this adapter names problems and cap: give --data FILE and --cap N")

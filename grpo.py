@@ -169,8 +169,8 @@ def add_gradient(policy, items: list[Item], n_tokens: int, cfg, tokens: int) -> 
         n_tokens: See `micro_step`.
         tokens: Padded tokens per backward pass, at most; at least one rollout goes through.
     """
-    # float16 ends at 65504 and below 6e-8. So its gradient is that of a token there, not the token's part of the batch;
-    # where it overflows, it begins again smaller. No step is lost. LoRA and its gradient are float32.
+    # float16 ends at 65504 and below 6e-8. So there the loss is divided by the batch's tokens after the backward, not
+    # before; where a gradient overflows, it is made again smaller. No step is lost. LoRA and its gradient are float32.
     half = policy.get_base_model().dtype == torch.float16
     scale = 16.0 * max(1, n_tokens) if half else 1.0
     while True:

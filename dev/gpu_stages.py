@@ -333,7 +333,7 @@ def toy(s) -> dict:
     """The main job. The rehearsal only reads its settings: the whole job is a test of its own."""
     if s.rehearse:
         return {"settings": command("env", f"OUT={s.out_dir}/toy", sys.executable, "-m", "engine.schedule", "true")}
-    command("env", f"OUT={s.out_dir}/toy", f"PYTHON={sys.executable}", "bash", "schedule.sh")
+    command("env", f"OUT={s.out_dir}/toy", "FRESH=1", f"PYTHON={sys.executable}", "bash", "schedule.sh")
     summary = json.loads((ROOT / s.out_dir / "toy" / "summary.json").read_text())
     return {key: summary[key] for key in ("tokens_ratio", "pass@1_change", "seconds")}
 

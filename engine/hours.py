@@ -63,7 +63,7 @@ def card_of(name: str) -> str:
     """
     words = f" {name.replace('-', ' ')} "
     found = max((card for card in CARDS if f" {card} " in words), key=len, default="")
-    others = {"Ti", "SUPER", "D", "Laptop"} & set(words.replace(found, "").split())  # of the same name, not as fast
+    others = {"Ti", "SUPER", "D", "Laptop", "PCIe"} & set(words.replace(found, "").split())  # of the same name, not as fast
     return "" if others else found
 
 

@@ -43,7 +43,7 @@ class Kept:
 
     @property
     def seconds(self) -> float:
-        """Since the measurement began, without the time between its calls."""
+        """Since the measurement began, not counting the time between its calls."""
         return time.time() - self.started
 
     def add(self, number: int, ids: list[int]) -> None:

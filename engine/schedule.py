@@ -103,7 +103,7 @@ def hold(out: Path) -> None:
 
 
 def write_note(settings: dict[str, str], options: dict) -> None:
-    """Writes schedule.yaml: by what settings the run was last gone on with, for people."""
+    """Writes schedule.yaml: the settings of the last call, for people to read."""
     note = {key: settings[key] for key in ("CAPS", "SEED", "MODEL", "REFERENCE")} | options
     write_text(Path(settings["OUT"], "schedule.yaml"), yaml.safe_dump(note, sort_keys=False, allow_unicode=True))
 
@@ -114,8 +114,8 @@ def write_note(settings: dict[str, str], options: dict) -> None:
 def check(settings: dict[str, str], options: dict) -> None:
     """Opens all that the run will read, and compares the stages that are there with what they would be made with now.
 
-    Exits with status 2 where something cannot work, or a finished stage would be made otherwise. The tests at the end
-    are no ground for anything else: where their settings changed they are set aside, to be measured again.
+    Exits with status 2 where something cannot work, or a finished stage would be made otherwise. Nothing depends on
+    the tests at the end: where their settings changed they are set aside, to be measured again.
     """
     import train_prune
     from engine.policy import open_model
@@ -138,8 +138,10 @@ def check(settings: dict[str, str], options: dict) -> None:
     for data, cap, name in ((cfg.train_data, cfg.cap, cfg.cap), (cfg.val_data, cfg.eval_cap, named),
                             (cfg.test_data, cfg.eval_cap, last)):  # fmt: skip
         checked_prompts(cfg, tokenizer, config, data, found[data], cap, name)
-    check_evaluations(cfg, settings, found)
-    write_note(settings, options)
+    mine = os.environ.get("SCHEDULE") == "open"  # called by schedule.sh, which holds the lock; by hand it only looks
+    check_evaluations(cfg, settings, found, mine)
+    if mine:
+        write_note(settings, options)
     sizes = " and ".join(f"{len(rows)} problems of {data}" for data, rows in found.items())
     print(f"checked: {sizes}; reward {cfg.reward}; rounds with caps {', '.join(caps)}", flush=True)
     if named != last and (out / "base").is_dir():
@@ -165,8 +167,8 @@ def check_rounds(cfg, settings: dict[str, str]) -> None:
         adapter = (folder / "selected").read_text(encoding="utf-8").strip()
 
 
-def check_evaluations(cfg, settings: dict[str, str], found: dict[str, list[dict]]) -> None:
-    """Exits with status 2 where the base was measured otherwise; sets tests aside that were."""
+def check_evaluations(cfg, settings: dict[str, str], found: dict[str, list[dict]], move: bool) -> None:
+    """Exits with status 2 where the base was measured otherwise; tests that were are set aside, or named."""
     from eval import differences, settings_of
 
     out, aside = Path(settings["OUT"]), []
@@ -178,7 +180,8 @@ def check_evaluations(cfg, settings: dict[str, str], found: dict[str, list[dict]
         there = read_json(out / name / "eval.json")
         now = settings_of(cfg, data, found[data], named)._asdict()
         now |= {"model": cfg.model, "seed": cfg.seed, "eval_samples": samples}
-        if other := "; ".join(differences(there, now, ("model", "seed", "eval_samples"))):
+        now |= {"load_4bit": cfg.load_4bit, "dtype": cfg.dtype}
+        if other := "; ".join(differences(there, now, ("model", "seed", "eval_samples", "load_4bit", "dtype"))):
             if name == "base":
                 die(f"{out / name} was measured with other settings ({other}); set OUT to a new folder, or remove this "
                     "one's base to measure it again")  # fmt: skip
@@ -186,12 +189,14 @@ def check_evaluations(cfg, settings: dict[str, str], found: dict[str, list[dict]
     note = out / "schedule.yaml"
     with explained(f"{note} is damaged", ValueError, yaml.YAMLError):
         before = yaml.safe_load(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    before = before if isinstance(before, dict) else {}
     if (out / "final").is_dir() and before.get("CAPS", settings["CAPS"]) != settings["CAPS"]:
         aside.append((out / "final", f"made with CAPS={before['CAPS']}"))
     for path, why in aside:
         to = aside_of(path)
-        shutil.move(path, to)
-        print(f"{path} was {why}: moved to {to}, and made again", flush=True)
+        if move:
+            shutil.move(path, to)
+        print(f"{path} was {why}: {'moved' if move else 'the run will move it'} to {to}, and make it again", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def main(cfg: Config) -> None:
     train_prune.check_options(cfg)
     adapters, updates = adapters_of(cfg.checkpoints), cfg.updates_per_batch * cfg.passes
     cfg, usual = (dataclasses.replace(options, **prompt_texts(options)) for options in (cfg, Config()))
-    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), train_prune.FREE | {"checkpoints"}) as folder:
+    # Without the option of its own, so that the folder is one that `engine.schedule check` knows.
+    mine, theirs = ({k: v for k, v in dataclasses.asdict(o).items() if k != "checkpoints"} for o in (cfg, usual))
+    with RunFolder(mine, theirs, train_prune.FREE) as folder:
         if folder.done:
             print(f"{folder.path} is done: {read_selection(folder.path)['why']}")
             return

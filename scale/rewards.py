@@ -8,6 +8,7 @@ there on: `eval.grade` for the verdict, a function of length_rewards.py for the 
 from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 
+from engine.files import die
 from eval import grade
 from sample import Rollout
 
@@ -24,7 +25,7 @@ def rollout_of(ids: list[int], tokenizer, ends: Collection[int], cap: int) -> Ro
     """One rollout from its response tokens; it has finished if an end token stands last, within the cap."""
     ended = bool(ids) and ids[-1] in ends
     text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False)
-    return Rollout([], ids, None, ended and len(ids) <= cap, text)
+    return Rollout([], ids, None, ended and len(ids) <= cap, text, tokenizer)
 
 
 def score(
@@ -60,7 +61,14 @@ def score(
 
 def needs_group(reward_of: Callable, cap: int, row: dict) -> bool:
     """Whether a rollout's reward changes with the others of its group, seen on four made-up rollouts."""
-    made = [SimpleNamespace(text="", ids=[1] * max(1, n * cap // 100), finished=True) for n, _ in PROBE]
+    lengths = [max(1, n * cap // 100) for n, _ in PROBE]
+    made = [SimpleNamespace(text="", ids=[1] * n, finished=True, tokens_after=lambda what, n=n: n // 2) for n in lengths]
     right = [correct for _, correct in PROBE]
     alone = [reward_of([rollout], [correct], cap, row)[0] for rollout, correct in zip(made, right)]
     return alone != reward_of(made, right, cap, row)
+
+
+def refuse_own_loss(cfg) -> None:
+    """Exits with status 2 where the run asks for a loss of grpo.py's: the engines have their own."""
+    if cfg.loss != "policy_loss":
+        die(f"--loss {cfg.loss} is a function of grpo.py, which TRL and verl do not call: use train_prune.py")

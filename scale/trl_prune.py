@@ -17,13 +17,13 @@ import torch
 import yaml
 
 import train_prune
-from engine.files import MEMORY, die, explained, read_jsonl, run, write_text
+from engine.files import die, explained, read_jsonl, run, write_text
 from engine.policy import load_trainable
 from engine.rewards import by_name
 from engine.run_folder import check_folder, move_aside
 from length_rewards import REWARDS
 from sample import compare_prompt
-from scale.rewards import end_ids, score
+from scale.rewards import end_ids, refuse_own_loss, score
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Config(train_prune.Config):
     """Sample with vLLM in the training processes or on a server (`trl vllm-serve`); empty: transformers' generate."""
 
 
-FREE = MEMORY | {"micro_batch", "vllm", "out_dir", "caps", "val_data", "test_data", "fresh"}
+FREE = train_prune.FREE | {"micro_batch", "vllm", "val_data"}
 
 
 def reward_function(cfg: Config, tokenizer, ends: list[int], reward_of):
@@ -84,6 +84,7 @@ def grpo_config(cfg: Config, state, ends: list[int]):
 
 def main(cfg: Config) -> None:
     train_prune.check_options(cfg)
+    refuse_own_loss(cfg)
     rows = read_jsonl(cfg.train_data)
     if not rows or any(not {"prompt", "id", "answer"} <= row.keys() or row.get("cap") != cfg.cap for row in rows):
         die(f"--train_data {cfg.train_data} is no file of scale/export_data.py for a cap of {cfg.cap}")
@@ -104,7 +105,6 @@ def main(cfg: Config) -> None:
         if not note.is_file():
             write_text(note, yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     print(f"process {state.process_index + 1} of {state.num_processes} on {state.device}", flush=True)
-
     policy, tokenizer = load_trainable(cfg, cfg.init_adapter, "", cfg.lora_r, cfg.lora_alpha)
     compare_prompt(cfg, cfg.init_adapter)
     ends = end_ids(tokenizer, policy.get_base_model().generation_config)

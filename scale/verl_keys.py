@@ -13,7 +13,7 @@ import train_prune
 from engine.files import die, explained, note, read_json, run
 from engine.rewards import by_name
 from length_rewards import REWARDS
-from scale.rewards import needs_group
+from scale.rewards import needs_group, refuse_own_loss
 
 
 @dataclass
@@ -108,6 +108,7 @@ def verl_keys(cfg: Config, longest_prompt: int, n_problems: int) -> dict:
 def check(cfg: Config) -> dict:
     """The export's figures; exits with status 2 for what verl could not train as asked."""
     train_prune.check_options(cfg)
+    refuse_own_loss(cfg)
     about = read_json(Path(cfg.data) / "export.json")
     for key in ("cap", "reward", "reward_options", "model", "thinking"):
         if about.get(key) != getattr(cfg, key):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import grpo
 from conftest import ROOT, refusal
 from engine.problems import load_problems
 from engine.rewards import by_name
@@ -22,7 +23,7 @@ from eval import grade
 from length_rewards import REWARDS
 from sample import Sampler, encode_prompts, prompt_texts
 from scale import cost, export_data, pick, trl_prune, verl_keys
-from scale.rewards import needs_group, rollout_of
+from scale.rewards import needs_group, rollout_of, score
 from standin import let_it_answer, make_problems, make_r1_standin
 
 CAP, GROUP = 24, 4
@@ -129,6 +130,17 @@ def test_trl_gives_the_rewards_of_train_prune(case, base, name):
     expected = by_train_prune(tokenizer, ends, ids, rows, reward_of)
     assert given == expected and len(set(expected)) > 1
     assert name != "thinkprune" or expected == [1, 1, 0, 0, 1, 0, 0, 0]
+
+
+def test_a_reward_may_ask_for_the_tokens_after_something(case):
+    def brief_end(correct, finished, n_tokens, cap, *, tokens_after) -> list[float]:
+        return [right - after / cap for right, after in zip(correct, tokens_after("ab"))]
+
+    tokenizer, ends, ids, rows = case
+    reward_of = by_name({"brief_end": brief_end}, "brief_end", {}, rows)
+    given, _ = score(ids, rows, tokenizer, ends, reward_of, CAP, GROUP)
+    assert given == by_train_prune(tokenizer, ends, ids, rows, reward_of) and min(given) < 0
+    assert not needs_group(reward_of, CAP, rows[0])
 
 
 def manager(base):
@@ -290,6 +302,14 @@ def test_what_cannot_work_is_refused_in_one_line(base, exported, capsys, module,
     usual |= {trl_prune: {"train_data": str(exported / "train.jsonl")}, pick: {}}
     cfg = options(module.Config, base, **usual[module] | given)
     assert said in refusal(capsys, lambda: module.main(cfg))
+
+
+@pytest.mark.parametrize("module", [trl_prune, verl_keys])
+def test_a_loss_of_ones_own_is_refused_as_the_engines_have_theirs(base, exported, capsys, monkeypatch, module):
+    monkeypatch.setitem(grpo.LOSSES, "mine", grpo.policy_loss)
+    more = {"train_data": str(exported / "train.jsonl")} if module is trl_prune else {"data": str(exported)}
+    cfg = options(module.Config, base, loss="mine", **more)
+    assert "which TRL and verl do not call" in refusal(capsys, lambda: module.main(cfg))
 
 
 def test_verl_refuses_a_reward_that_needs_the_group(base, tmp_path, capsys):

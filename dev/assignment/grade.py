@@ -261,14 +261,14 @@ def table(result: dict) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the student's reward.py, under any name")
-    parser.add_argument("--out", type=Path, help="the result file; default: the submission's name + .grade.json, here")
+    parser.add_argument("--out", type=Path, help="the result file; default: beside the submission, .grade.json in place of .py")
     parser.add_argument("--failed", action="store_true", help="print each failed case, too")
     parser.add_argument("--seconds", type=float, default=10.0, help="limit for one call; default 10")
     parser.add_argument("--docker", default="", metavar="IMAGE", help="run the student's code in this image")
     options = parser.parse_args()
     if not options.file.is_file():
         parser.exit(2, f"error: {options.file}: no such file\n")
-    out = options.out or Path(options.file.stem + ".grade.json")
+    out = options.out or options.file.with_suffix(".grade.json")
     out.unlink(missing_ok=True)                        # no old result stands there if we are killed
     adopt_orphans()
     result = grade(options.file.resolve(), options.docker, options.seconds)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 import yaml
@@ -121,13 +122,14 @@ def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, w
 # ---------------------------------------------------------------------------------------- before the first token
 
 
-def checked(setting, out, env=None, **change):
+def checked(setting, out, env=None, by_hand=False, **change):
     """What schedule.sh does first: settings from a config with this change, the folder's caps, and the check."""
     out.parent.mkdir(exist_ok=True)
     config = out.parent / "changed.yaml"
     config.write_text(yaml.safe_dump(yaml.safe_load((setting / "config.yaml").read_text()) | change))
     found, options = engine.schedule.read_settings({"CONFIG": str(config), "OUT": str(out)} | (env or {}))
-    engine.schedule.check(found, options)
+    with mock.patch.dict(os.environ, {"SCHEDULE": "" if by_hand else "open"}):
+        engine.schedule.check(found, options)
     return found
 
 
@@ -180,6 +182,10 @@ def test_a_run_goes_on_with_other_tests_and_with_one_more_cap(setting, whole, tm
     other.write_text((setting / "test.jsonl").read_text())
     found = checked(setting, whole[1], save_minutes=1.0)
     assert "moved to" not in capsys.readouterr().out and (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "30")
+    before = {path: path.stat().st_mtime_ns for path in whole[1].rglob("*")}
+    checked(setting, whole[1], by_hand=True, test_samples=3, test_data=str(other), caps="40 30 20")
+    assert "the run will move it to" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in whole[1].rglob("*")}  # by hand it only looks
     found = checked(setting, whole[1], test_samples=3, test_data=str(other), caps="40 30 20")
     said = capsys.readouterr().out
     assert (found["PROMPT_CAP"], found["LAST_CAP"]) == ("30", "20") and "the test's prompts name the cap of 20, those of validations 30" in said

@@ -242,7 +242,8 @@ def test_the_figures_of_a_step_are_the_means_of_its_mini_batches_and_the_largest
     _, figures = weights_after(r1, Config(beta=0.0, updates_per_batch=2))
     first, second = seen[1:]  # before them, the log-probs of the whole batch
     for name in ("loss", "logp_gap", "weight_mean"):
-        assert first[name] != second[name] and figures[name] == pytest.approx((first[name] + second[name]) / 2)
+        assert figures[name] == pytest.approx((first[name] + second[name]) / 2)
+    assert first["loss"] != second["loss"]  # the others may be 0 and 1 to the last bit
     assert figures["logp_gap_max"] == max(first["logp_gap_max"], second["logp_gap_max"])
 
 

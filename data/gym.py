@@ -79,6 +79,9 @@ def main(task: str, cfg: Config) -> None:
 
 if __name__ == "__main__":
     with one_line():
+        if sys.argv[1:2] in (["-h"], ["--help"]):
+            print(__doc__)
+            parse(Config, ["--help"])
         if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
             die("usage: python data/gym.py TASK [--options ...], as in python data/gym.py chain_sum")
         main(sys.argv[1], parse(Config, sys.argv[2:]))

@@ -5,6 +5,7 @@ python dev/grade_attempts.py             # minutes: some attempts wait for a tim
 Each attempt is code that stands in the blanked reward.py, in front of its workers.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -205,4 +206,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -416,7 +416,7 @@ def main() -> None:
         if not rows:
             raise ValueError("empty")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.exit(2, f"error: {options.rollouts}: after {number} lines: {error}; a line is JSON with response, gold, finished\n")
+        parser.exit(2, f"error: {options.rollouts}:{number}: {error!r}; a line is JSON with response, gold, finished\n")
     grades = grade([r["response"] for r in rows], [r["gold"] for r in rows], not options.no_thinking)
     verdicts = ["not finished" if not r["finished"] else "no box" if g.answer is None else "timed out" if g.timed_out
                 else "right" if g.correct else "wrong" for r, g in zip(rows, grades)]

@@ -41,7 +41,7 @@ from engine.progress import Progress
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, evaluating, graphed
 from engine.supported import longest_exact
-from engine.templates import chat_text
+from engine.templates import chat_text, ends_of
 
 # --- yours to edit: what the model is told, where --system and --instruction leave it to this file. {cap} becomes the
 # cap, which is named as in the paper; the words are ours.
@@ -211,9 +211,7 @@ class Sampler:
         self.model = rollout_model(policy, options, tokens_per_row)
         self.rows, self.decode_with = options.rows, decode
         self.four_bit = any(getattr(p, "quant_state", None) is not None for p in self.model.parameters())
-        end = self.model.generation_config.eos_token_id
-        ends = [tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])]
-        self.ends = set(ends if end_ids is None else end_ids)
+        self.ends = ends_of(tokenizer, self.model.generation_config) if end_ids is None else set(end_ids)
         self.tokens, self.seconds = 0, 0.0
         compare(policy, self.model, options)
 

@@ -383,7 +383,7 @@ def recipe_of(cfg: Config) -> dict:
 def make(cfg: Config) -> None:
     """Makes out_dir, or says that it is there; what another recipe made is never written over."""
     out, recipe = Path(cfg.out_dir), recipe_of(cfg)
-    digest, options = recipe["recipe"], {k: v for k, v in asdict(cfg).items() if k != "out_dir"}
+    digest = recipe["recipe"]
     if out.exists():
         try:
             old = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
@@ -391,7 +391,8 @@ def make(cfg: Config) -> None:
             old = {}
         if old.get("recipe") == digest:
             return print(f"{out}: there, and its recipe is unchanged ({digest}): reused")
-        changed = [f"{k} {old.get(k)}, now {v}" for k, v in options.items() if old.get(k) != v]
+        options = asdict(cfg).keys() & recipe.keys()
+        changed = [f"{k} {old.get(k)}, now {v}" for k, v in recipe.items() if k in options and old.get(k) != v]
         why = ", ".join(changed) if old and changed else "other code" if old else "no recipe.json"
         if old.get("prompt", recipe["prompt"]) != recipe["prompt"]:
             why = "the prompt in sample.py has changed, and the toy only knows the words that it was taught with"

@@ -63,7 +63,8 @@ def card_of(name: str) -> str:
     """
     words = f" {name.replace('-', ' ')} "
     found = max((card for card in CARDS if f" {card} " in words), key=len, default="")
-    others = {"Ti", "SUPER", "D", "Laptop", "PCIe"} & set(words.replace(found, "").split())  # of the same name, not as fast
+    # Of the same name, but not as fast.
+    others = {"Ti", "SUPER", "D", "Laptop", "PCIe"} & set(words.replace(found, "").split())
     return "" if others else found
 
 

@@ -194,13 +194,17 @@ def free_bytes(device: torch.device) -> int:
     return int(min(free + torch.cuda.memory_reserved(device), limit))
 
 
+def on_wsl2(kernel: Path) -> bool:
+    """Whether this Linux runs inside Windows, by its /proc/version."""
+    return kernel.is_file() and "microsoft" in kernel.read_text(encoding="utf-8").lower()
+
+
 def never_spill(device: torch.device) -> None:
     """Holds torch to what is free on the card, where the driver would go on in the host's memory: Windows and WSL2.
 
     There memory does not run out on the card: everything becomes many times slower instead, and nothing could recover.
     """
-    wsl = KERNEL.is_file() and "microsoft" in KERNEL.read_text(encoding="utf-8").lower()
-    if device.type == "cuda" and (wsl or sys.platform == "win32"):
+    if device.type == "cuda" and (on_wsl2(KERNEL) or sys.platform == "win32"):
         free, whole = torch.cuda.mem_get_info(device)
         share = max(0.0, free + torch.cuda.memory_reserved(device) - LOADED) / whole
         share = min(share, torch.cuda.get_per_process_memory_fraction(device))

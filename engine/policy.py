@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 
 from engine.files import Options, damage, die, explained, first_line, note, read_json
-from engine.memory import memory_plan, never_spill
+from engine.memory import KERNEL, memory_plan, never_spill, on_wsl2
 from engine.supported import check_config, check_loaded, check_lora, check_report, drop_dropout, inexact_copy
 from engine.templates import add_turn_end, chat_text, check_template, load_tokenizer
 
@@ -34,13 +34,13 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json")
 # ---------------------------------------------------------------------------------------- loading
 
 
-def set_allocator(proc_version: Path) -> None:
+def set_allocator(kernel: Path) -> None:
     """Less fragmentation on a card. Not on WSL2, where the first allocation may fail with it, nor outside of Linux."""
-    if proc_version.is_file() and "microsoft" not in proc_version.read_text().lower():
+    if kernel.is_file() and not on_wsl2(kernel):
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
-set_allocator(Path("/proc/version"))  # here, because CUDA reads it once, when it starts
+set_allocator(KERNEL)  # here, because CUDA reads it once, when it starts
 
 
 def pick_device(name: str) -> torch.device:

@@ -127,13 +127,18 @@ def turn_end(tokenizer) -> tuple[int | None, str]:
     return max(found, default=(0, None))[1], closing
 
 
+def ends_of(tokenizer, generation_config) -> set[int]:
+    """The tokens that end a response: the tokenizer's, and those of the model's generation config."""
+    end = generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])}
+
+
 def add_turn_end(model, tokenizer, path: str) -> None:
     """Lets a response end where the template ends a turn, too: adds that token to the model's generation config.
 
     Without it the rollouts of a chat model whose end token is, say, <|endoftext|> run over <|im_end|> up to the cap.
     """
-    end = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])}
+    ends = ends_of(tokenizer, model.generation_config)
     names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(ends))))
     name = f"--model {path}: the chat template closes an answer"
     token, closing = turn_end(tokenizer)

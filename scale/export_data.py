@@ -15,12 +15,12 @@ from types import SimpleNamespace
 
 import train_prune
 from engine.files import die, explained, note, run, write_jsonl, write_text
+from engine.policy import open_model
 from engine.problems import load_problems
 from engine.rewards import by_name
-from engine.templates import add_turn_end, check_template, fitting, load_tokenizer
+from engine.templates import add_turn_end, ends_of, fitting
 from length_rewards import REWARDS
 from sample import build_prompt, checked_prompts, prompt_messages, prompt_texts
-from scale.rewards import end_ids
 
 
 @dataclass
@@ -53,7 +53,7 @@ def rows_of(tokenizer, problems: list[dict], cfg: Config, ends: list[int]) -> tu
 def main(cfg: Config) -> None:
     import pyarrow
     import pyarrow.parquet
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     out = Path(cfg.out)
     for name in ("train.jsonl", "train.parquet", "export.json"):
@@ -63,16 +63,13 @@ def main(cfg: Config) -> None:
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     with explained("", ValueError):
         by_name(REWARDS, cfg.reward, cfg.reward_options, problems)
-    tokenizer = load_tokenizer(cfg.model, cfg.template_options)
-    check_template(tokenizer, cfg)
-    with explained(f"--model {cfg.model}: config.json cannot be loaded"):
-        config = AutoConfig.from_pretrained(cfg.model, trust_remote_code=False)
+    tokenizer, config = open_model(cfg)
     try:
         model = SimpleNamespace(generation_config=GenerationConfig.from_pretrained(cfg.model))
     except OSError:  # none there
         model = SimpleNamespace(generation_config=GenerationConfig.from_model_config(config))
     add_turn_end(model, tokenizer, cfg.model)
-    ends = end_ids(tokenizer, model.generation_config)
+    ends = sorted(ends_of(tokenizer, model.generation_config))
 
     prompts = checked_prompts(cfg, tokenizer, config, cfg.train_data, problems, cfg.cap, cfg.cap)
     ours, theirs = rows_of(tokenizer, problems, cfg, ends)

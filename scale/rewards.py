@@ -15,12 +15,6 @@ from sample import Rollout
 PROBE = [(10, True), (60, True), (30, False), (80, False)]  # length in percent of the cap, right
 
 
-def end_ids(tokenizer, generation_config) -> list[int]:
-    """The tokens that end a response, as `Sampler` has them; `add_turn_end` must have seen the config before."""
-    end = generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *(end if isinstance(end, list) else [end] if end is not None else [])})
-
-
 def rollout_of(ids: list[int], tokenizer, ends: Collection[int], cap: int) -> Rollout:
     """One rollout from its response tokens; it has finished if an end token stands last, within the cap."""
     ended = bool(ids) and ids[-1] in ends
@@ -62,7 +56,9 @@ def score(
 def needs_group(reward_of: Callable, cap: int, row: dict) -> bool:
     """Whether a rollout's reward changes with the others of its group, seen on four made-up rollouts."""
     lengths = [max(1, n * cap // 100) for n, _ in PROBE]
-    made = [SimpleNamespace(text="", ids=[1] * n, finished=True, tokens_after=lambda what, n=n: n // 2) for n in lengths]
+    made = [
+        SimpleNamespace(text="", ids=[1] * n, finished=True, tokens_after=lambda what, n=n: n // 2) for n in lengths
+    ]
     right = [correct for _, correct in PROBE]
     alone = [reward_of([rollout], [correct], cap, row)[0] for rollout, correct in zip(made, right)]
     return alone != reward_of(made, right, cap, row)

@@ -21,9 +21,10 @@ from engine.files import die, explained, read_jsonl, run, write_text
 from engine.policy import load_trainable
 from engine.rewards import by_name
 from engine.run_folder import check_folder, move_aside
+from engine.templates import ends_of
 from length_rewards import REWARDS
 from sample import compare_prompt
-from scale.rewards import end_ids, refuse_own_loss, score
+from scale.rewards import refuse_own_loss, score
 
 
 @dataclass
@@ -55,7 +56,6 @@ def reward_function(cfg: Config, tokenizer, ends: list[int], reward_of):
 def grpo_config(cfg: Config, state, ends: list[int]):
     """Our options under TRL's names; exits with status 2 where accelerate's processes cannot hold whole groups."""
     from trl import GRPOConfig
-
     processes, on_cpu = state.num_processes, state.device.type == "cpu"
     if cfg.problems_per_step % processes:
         die(f"--problems_per_step {cfg.problems_per_step} is no multiple of {processes} processes: groups stay whole")
@@ -107,7 +107,7 @@ def main(cfg: Config) -> None:
     print(f"process {state.process_index + 1} of {state.num_processes} on {state.device}", flush=True)
     policy, tokenizer = load_trainable(cfg, cfg.init_adapter, "", cfg.lora_r, cfg.lora_alpha)
     compare_prompt(cfg, cfg.init_adapter)
-    ends = end_ids(tokenizer, policy.get_base_model().generation_config)
+    ends = sorted(ends_of(tokenizer, policy.get_base_model().generation_config))
     reward, args = reward_function(cfg, tokenizer, ends, reward_of), grpo_config(cfg, state, ends)
     trainer = GRPOTrainer(policy, reward, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     for p in trainer.model.parameters():  # TRL makes a LoRA over 4 bits bfloat16, in which small steps round away

@@ -191,8 +191,8 @@ def in_short(run: Path, caps: Sequence[int]) -> list[str]:
               *(num(x["mean_tokens"], 0, 1, x["mean_tokens_se"]) for x in found)] for cap, found in zip(caps, cells)]
     apart = [[f"{name}, {kind}", x["n"], num(x["mean"], 0, 1, x["se"])] for kind in ("right", "wrong")
              for name, side in zip(names, sides) if (x := lengths(side.tokens, side.right == (kind == "right")))]
-    return ["The tests' rollouts once more, as if cut at other caps. A longer response has not ended, so it is wrong. The "
-            "prompt named the same cap throughout.", "",
+    return ["The tests' rollouts once more, as if cut at other caps. A longer response has not ended, so it is wrong. "
+            "The prompt named the same cap throughout.", "",
             *table(["cut at", *(f"{n}: pass@1 %" for n in names), *(f"{n}: mean tokens" for n in names)], curve),
             "Right and wrong answers of the tests apart:", "", *table(["", "answers", "mean tokens"], apart)]
 

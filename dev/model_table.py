@@ -60,7 +60,8 @@ R1 = LONG | rope(10000.0) | {"tie_word_embeddings": False}
 QWEN3 = {"head_dim": 128, "tie_word_embeddings": True, "max_position_embeddings": 40960} | rope(1e6)
 YARN = rope(1e6, "yarn", factor=4.0, original_max_position_embeddings=32768)
 SHORT = {"original_max_position_embeddings": 4096}
-LONGROPE = rope(10000.0, "longrope", short_factor=[1.0] * 48, long_factor=[32.0] * 48, partial_rotary_factor=0.75, **SHORT)
+TURNS = {"short_factor": [1.0] * 48, "long_factor": [32.0] * 48, "partial_rotary_factor": 0.75}  # factors: stand-ins
+LONGROPE = rope(10000.0, "longrope", **TURNS, **SHORT)
 R1_END, QWEN_END = ("<｜end▁of▁sentence｜>",), ("<|im_end|>", "<|endoftext|>")
 AS_R1 = "`config/r1_1.5b_12gb.yaml`, `config/r1_1.5b_24gb.yaml`"
 AS_7B, AS_1_7B, AS_4B = "`config/r1_7b_24gb.yaml`", "`config/qwen3_1.7b_12gb.yaml`", "`config/qwen3_4b_24gb.yaml`"

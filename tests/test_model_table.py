@@ -70,7 +70,7 @@ PUBLIC = dict.fromkeys(MODELS, R1) | {
     "qwen3_4b_2507": (QWEN3_2507, "<|im_end|>", IM, THINK),
     "openmath": (TINY_TEMPLATE, "<|im_end|>", IM, []),
     "smollm3": (SMOLLM3, "<|im_end|>", IM, THINK),
-    "phi4_mini": (PHI4, "<|endoftext|>", ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"], []),
+    "phi4_mini": (PHI4, "<|endoftext|>", ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], []),
 }  # fmt: skip
 # Published numbers of weights in billions (model cards).
 BILLIONS = {"r1_1.5b": 1.78, "r1_7b": 7.62, "r1_8b": 8.19, "qwen3_0.6b": 0.6, "qwen3_1.7b": 1.72, "qwen3_4b": 4.02}
@@ -84,7 +84,7 @@ def small(name: str) -> dict:
         more["head_dim"] = 32  # not hidden_size / heads, as in the real ones
     if name == "phi4_mini":
         more["rope_parameters"] = more["rope_parameters"] | {"short_factor": [1.0] * 6, "long_factor": [32.0] * 6}
-    return more | ({"num_hidden_layers": 4} if name == "smollm3" else {})  # the fourth has no RoPE
+    return more | ({"num_hidden_layers": 4} if name == "smollm3" else {})  # the fourth has no RoPE, as every fourth
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_it_is_decoded_as_the_table_says_and_as_its_own_forward(model):
 
 def test_its_prompt_opens_the_thinking_or_leaves_it_to_the_model(loaded):
     entry, _, tokenizer, said = loaded
-    text = build_prompt(tokenizer, "1 + 1?", 1234, **{"system": "Within {cap} tokens."})
+    text = build_prompt(tokenizer, "1 + 1?", 1234, system="Within {cap} tokens.")
     assert text.rstrip().endswith("<think>") == entry.opens and "</think>" not in text
     assert "Within 1234 tokens." in text and "1 + 1?" in text
     assert ("today's date" in said) == entry.date and said.count("\n") == entry.date
@@ -156,7 +156,8 @@ def test_it_treats_an_earlier_thought_as_the_table_says(loaded):
     answer = {"role": "assistant", "content": "<think>\nwhy zq1\n</think>\n\nIt is 2."}
     chat = [{"role": "user", "content": "1 + 1?"}, answer]
     last, earlier = ("zq1" in render(tokenizer, c) for c in (chat, [*chat, {"role": "user", "content": "And 3?"}]))
-    assert {(True, True): "kept", (True, False): model_table.EARLIER, (False, False): "deleted"}[last, earlier] == entry.thought
+    words = {(True, True): "kept", (True, False): model_table.EARLIER, (False, False): "deleted"}
+    assert words[last, earlier] == entry.thought
 
 
 def test_its_responses_end_where_the_table_says(loaded):
@@ -167,7 +168,8 @@ def test_its_responses_end_where_the_table_says(loaded):
 
 def test_its_thinking_is_recognised_by_the_grader(loaded):
     entry, policy, tokenizer, _ = loaded
-    sampler, begin = Sampler(policy, tokenizer, options_of("x", rollout_weights="live")), "" if entry.opens else "<think>\n"
+    sampler = Sampler(policy, tokenizer, options_of("x", rollout_weights="live"))
+    begin = "" if entry.opens else "<think>\n"
     for text, answer in ((f"{begin}\\boxed{{1}}\n</think>\n\n\\boxed{{7}}", "7"), (f"{begin}So \\boxed{{7}}", None)):
         ids = [*tokenizer(text, add_special_tokens=False).input_ids, max(sampler.ends)]
         rollout = sampler.rollout([], ids, torch.zeros(len(ids)))

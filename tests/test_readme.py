@@ -102,7 +102,7 @@ def check_script(script: str, words: list[str]) -> None:
         config, _ = importlib.import_module("dev.bench").COMMANDS[words[0]]
         parse(config, args=words[1:])
     else:
-        also = "train_prune" if script in ("sample.py", "eval.py", "export.py") else ""
+        also = "train_prune" if script in ("sample.py", "eval.py", "export.py", "dev/small_weights.py") else ""
         check_options(script.removesuffix(".py").replace("/", "."), words, also)
 
 

@@ -1,10 +1,9 @@
 """The models that people own: their shapes, what their chat templates do, and what fits which card.
 
-    python dev/model_table.py        # the two tables at the head of docs/models.md, half a minute
+    python dev/model_table.py        # the two tables at the head of docs/models.md, in seconds
 
-Nothing here was read from the hub by this code: shapes, end tokens and templates are those of the public files, written
-down by hand in 2026-11. A run reads the model's own files and says where they differ from what it can do. What fits is
-arithmetic of engine/memory.py from the shapes alone, not measured.
+Shapes, end tokens and what templates do were written down by hand in 2026-11, from what is public about them; nothing
+was read from the hub. A run reads the model's own files. What fits is arithmetic of engine/memory.py, not measured.
 """
 
 import sys

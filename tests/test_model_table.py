@@ -140,15 +140,16 @@ def test_its_prompt_opens_the_thinking_or_leaves_it_to_the_model(loaded):
     assert ("today's date" in said) == entry.date and said.count("\n") == entry.date
 
 
-def test_its_switch_turns_the_thinking_off(model, capsys):
+def test_without_thinking_its_prompt_does_not_ask_for_it_and_its_switch_is_named(model, capsys):
     entry, folder = model
     note.cache_clear()
     load_policy(options_of(folder, thinking=False))
     assert ("a switch for thinking, which is on" in capsys.readouterr().err) == entry.switch
-    if entry.switch:
-        options = options_of(folder, thinking=False, template_options={"enable_thinking": False})
-        text = build_prompt(load_policy(options)[1], "1 + 1?", 1234, **prompt_texts(options))
-        assert text.rstrip().endswith("<think>\n\n</think>") and SYSTEM_PLAIN.replace("{cap}", "1234") in text
+    off = {"template_options": {"enable_thinking": False}} if entry.switch else {}
+    options = options_of(folder, thinking=False, **off)
+    text = build_prompt(load_policy(options)[1], "1 + 1?", 1234, **prompt_texts(options))
+    assert SYSTEM_PLAIN.replace("{cap}", "1234") in text and "thinks inside" not in text
+    assert text.rstrip().endswith("<think>\n\n</think>") == entry.switch
 
 
 def test_it_treats_an_earlier_thought_as_the_table_says(loaded):

@@ -209,6 +209,8 @@ def report(run: str) -> None:
     Args:
         run: Run folder, as left by schedule.sh: base_test/, final_test/, cap<L>/.
     """
+    from analysis.metrics import in_short  # here: it imports this file
+
     folder = Path(run)
 
     def read(path: Path, keys: str) -> dict:
@@ -249,6 +251,7 @@ def report(run: str) -> None:
         return f"| {name} | {step} | {100 * m['pass@1']:.1f}{se} | {m['mean_tokens']:.0f} | {share:.1%} |"
 
     named = reference["prompt_cap"]  # another one where a tighter cap came later
+    caps = {max(1, base["cap"] // part) for part in (1, 2, 4)} | {r["cap"] for r in rounds}
     other = f"In validations the prompt names {named}. " if named != base["prompt_cap"] else ""
     lines = [
         f"# {folder.name}: {summary['tokens_ratio']:.1%} of the tokens, pass@1 "
@@ -266,6 +269,7 @@ def report(run: str) -> None:
         line("base, **test**", "-", base, base),
         line("final, **test**", next((r["step"] for r in reversed(rounds) if r["step"]), "-"), final, base),
         "",
+        *in_short(folder, sorted(caps, reverse=True)),
         f"Time: {summary['seconds']:.0f} s (evaluations and rounds, model loading left out).",
         "",
     ]

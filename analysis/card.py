@@ -31,16 +31,22 @@ print(tokenizer.decode(answer))
 # ---------------------------------------------------------------------------------------- how far it is
 
 
+def k3(logp: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """(N,) estimates of the KL at each token, in nats, from (N,) log-probs of tokens that the first model drew.
+
+    Source: the estimator k3 of Schulman, "Approximating KL divergence"; grpo.py logs the same.
+    """
+    apart = other - logp                                                         # (N,)
+    return apart.clamp(-20, 20).exp() - apart - 1
+
+
 def kl(logp: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
     """(KL per token in nats, largest gap of a log-prob) from two models' (N,) log-probs of tokens that the first drew.
 
     >>> [round(x, 4) for x in kl(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.5, 0.25]).log())]
     [0.0966, 0.6931]
-
-    Source: the estimator k3 of Schulman, "Approximating KL divergence"; grpo.py logs the same.
     """
-    apart = other - logp                                                         # (N,)
-    return (apart.clamp(-20, 20).exp() - apart - 1).mean().item(), apart.abs().max().item()
+    return k3(logp, other).mean().item(), (other - logp).abs().max().item()
 
 
 @torch.no_grad()

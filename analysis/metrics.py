@@ -11,12 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 import reward
 from analysis.command import Settings, main
-from analysis.evaluations import Evaluation
+from analysis.evaluations import Evaluation, load_evaluation
 from analysis.stats import (
     cons_at_k,
     difference,
@@ -173,6 +174,27 @@ def show(r: dict) -> list[str]:
             *table(["tokens of", "responses", "mean", *PERCENTILES], lengths),
             "Had every response been cut at a cap (cut = wrong):", "",
             *table(["cap, tokens", *(f"pass@1 {s}, %" for s in sides), *(f"mean tokens {s}" for s in sides)], curve)]
+
+
+def in_short(run: Path, caps: Sequence[int]) -> list[str]:
+    """Two tables of both tests for summary.md; nothing where their rollouts are not there.
+
+    Args:
+        run: Run folder of a schedule. caps: What to cut at, in tokens.
+    """
+    folders = [run / "base_test", run / "final_test"]
+    if not all((folder / "rollouts.jsonl").is_file() for folder in folders):
+        return []
+    names, sides = ("base", "final"), [load_evaluation(str(folder)) for folder in folders]
+    cells = [[side.figures(cap) for side in sides] for cap in caps]
+    curve = [[cap, *(num(x["pass@1"], 1, 100, x["pass@1_se"]) for x in found),
+              *(num(x["mean_tokens"], 0, 1, x["mean_tokens_se"]) for x in found)] for cap, found in zip(caps, cells)]
+    apart = [[f"{name}, {kind}", x["n"], num(x["mean"], 0, 1, x["se"])] for kind in ("right", "wrong")
+             for name, side in zip(names, sides) if (x := lengths(side.tokens, side.right == (kind == "right")))]
+    return ["The tests' rollouts once more, as if cut at other caps. A longer response has not ended, so it is wrong. "
+            "The prompt named the same cap throughout.", "",
+            *table(["cut at", *(f"{n}: pass@1 %" for n in names), *(f"{n}: mean tokens" for n in names)], curve),
+            "Right and wrong answers of the tests apart:", "", *table(["", "answers", "mean tokens"], apart)]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import torch
 
+from dev.model_table import MODELS, config_of
 from engine.files import die
 from engine.policy import pick_dtype
 
@@ -12,23 +13,20 @@ SHAPES = {
     "5M": (2048, 256, 768, 5, 4, 2, True),
     "25M": (8192, 384, 1536, 8, 6, 6, True),
     "100M": (32000, 768, 2048, 12, 12, 4, True),
-    "r1_1.5b": (151936, 1536, 8960, 28, 12, 2, False),
-    "r1_7b": (152064, 3584, 18944, 28, 28, 4, False),
 }
-HUB = {
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "r1_1.5b",
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": "r1_7b",
-}
+HUB = {model.hub: name for name, model in MODELS.items()}
 CONTEXT = 131072
 LONGEST_PROMPT = 60
 
 
 def shape_config(size: str):
-    """A Qwen2 config of one of SHAPES."""
+    """The config of a real model (model_table.MODELS), or a Qwen2 config of one of SHAPES."""
     from transformers import Qwen2Config
 
+    if size in MODELS:
+        return config_of(MODELS[size], eos_token_id=1, pad_token_id=0)
     if size not in SHAPES:
-        die(f"--model_size {size} is unknown; there are {', '.join(SHAPES)}")
+        die(f"--model_size {size} is unknown; there are {', '.join([*SHAPES, *MODELS])}")
     vocab, hidden, inner, layers, heads, kv_heads, tied = SHAPES[size]
     return Qwen2Config(
         vocab_size=vocab,
@@ -45,16 +43,15 @@ def shape_config(size: str):
 
 
 def random_model(size: str, device: torch.device):
-    """A Qwen2 with random weights, built where it will run, in the type that `--dtype auto` takes there."""
+    """A model with random weights, built where it will run, in the type that `--dtype auto` takes there."""
     import transformers
-    from transformers import Qwen2ForCausalLM
 
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     before, config = torch.get_default_dtype(), shape_config(size)
     torch.set_default_dtype(pick_dtype("auto", device))
     with torch.device(device):
-        model = Qwen2ForCausalLM(config)
+        model = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     torch.set_default_dtype(before)
     model.generation_config.eos_token_id = None  # nobody ends by itself: lengths are forced
     return model.eval()

@@ -96,6 +96,8 @@ def test_sources_become_problem_files(tmp_path, capsys, ending):
     assert "prompt" not in files["train"][0] and "reward_model" not in files["train"][0]
     assert [(r["id"], r["answer"]) for r in files["val"]] == [("val-0", "90"), ("val-1", "007")]
     assert [(r["id"], r["answer"]) for r in files["aime24"]] == [("aime24-2", "30")]
+    assert [(r["id"], r["answer"]) for r in files["aime25"]] == [("aime25-0", "12")]
+    assert [(r["id"], r["answer"]) for r in files["hmmt25"]] == [("hmmt25-1", "\\frac{9}{2}")]
     assert files["math500"][0]["id"] == "math500-test/algebra/1.json"
     assert files["math500"][0]["subject"] == "Algebra"
     assert (files["amc23"][0]["problem"], files["amc23"][0]["answer"]) == ("Find $9 - 2$.", "7")
@@ -106,6 +108,15 @@ def test_sources_become_problem_files(tmp_path, capsys, ending):
     said = capsys.readouterr().out
     assert "train: 3 of 6 problems stay; removed: 1 in aime24, 1 in val, 1 repeated" in said
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_no_problem_of_any_test_stays_in_training(tmp_path, capsys):
+    held_out = [row.get("problem") or row["question"] for name in NAMES[1:] for row in SOURCES[name]]
+    train = [eurus("Find $1+1$.", "2"), *(eurus(text.upper(), "1") for text in sorted(set(held_out)))]
+    files = run(tmp_path, sources_dir=str(write(tmp_path / "src", "jsonl", train=train)))
+    assert [row["problem"] for row in files["train"]] == ["Find $1+1$."]
+    said = capsys.readouterr().out
+    assert all(f"1 in {name}" in said for name in NAMES[2:]) and "2 in val" in said
 
 
 def test_files_that_are_there_are_kept_and_held_out(tmp_path, capsys):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import export
 from analysis import card
 from conftest import refusal
+from dev import small_weights
 from engine.policy import fingerprint
 from export import Config, main
 from standin import let_it_answer, make_problems, make_r1_standin, make_tiny, with_lora
@@ -69,6 +70,18 @@ def changes(run, name: str) -> torch.Tensor:
     lora = load_file(run / "final/adapter_model.safetensors")
     a, b = (lora[f"base_model.model.{name}.lora_{part}.weight"].float() for part in "AB")
     return b @ a * json.loads((run / "final/adapter_config.json").read_text())["lora_alpha"] / a.shape[0]
+
+
+def test_live_merged_and_exported_weights_are_compared_on_the_rollouts_of_a_file(run, tmp_path):
+    row = {"prompt": "<｜User｜>1 + 1?<｜Assistant｜><think>\n", "response": "Wait, two.\n</think>\n\n", "finished": True}
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row | {"finished": k < 2}) + "\n" for k in range(4)))
+    cfg = small_weights.Config(model=str(run.parent / "base"), adapter=str(run / "final"), device="cpu", fresh=2,
+                               rollouts=str(tmp_path / "rollouts.jsonl"), dtype="float32")  # fmt: skip
+    live, rollouts, rows = small_weights.measure(cfg)
+    assert [len(r.ids) - len(rollouts[3].ids) for r in rollouts] == [1, 1, 0, 0] and len(live) == sum(len(r.ids) for r in rollouts)
+    gap = {row[0]: float(row[2]) for row in rows}
+    assert gap["live, merged"] < 1e-5 and gap["sampler, trainer"] < 1e-5 and gap["live, exported"] > 1e-3
+    assert gap["merged, exported"] == pytest.approx(gap["live, exported"], rel=0.1)
 
 
 LAYER = "model.layers.0.mlp.up_proj"

@@ -16,7 +16,7 @@ from engine import hours, memory
 from engine.checkpoints import Step
 from engine.files import parse
 
-CONFIGS = sorted(ROOT.glob("config/r1_*.yaml"))
+CONFIGS = sorted(ROOT.glob("config/*gb.yaml"))
 
 
 @pytest.fixture(scope="module")

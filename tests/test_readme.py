@@ -96,13 +96,13 @@ def check_script(script: str, words: list[str]) -> None:
         assert words[1:]
     elif script == "data/gym.py":
         check_options("data.gym", words[1:])
-    elif script.startswith("tests/") or script == "dev/small_deltas.py":
+    elif script.startswith("tests/") or script in ("dev/small_deltas.py", "dev/model_table.py"):
         assert not words
     elif script == "dev/bench.py":
         config, _ = importlib.import_module("dev.bench").COMMANDS[words[0]]
         parse(config, args=words[1:])
     else:
-        also = "train_prune" if script in ("sample.py", "eval.py", "export.py") else ""
+        also = "train_prune" if script in ("sample.py", "eval.py", "export.py", "dev/small_weights.py") else ""
         check_options(script.removesuffix(".py").replace("/", "."), words, also)
 
 

@@ -52,6 +52,34 @@ def test_the_report_of_a_run_folder_shows_its_pictures(tmp_path):
         assert f"](../{name}.png)" in text and (run / f"{name}.png").exists()
 
 
+def cells(lines: list[str]) -> dict[str, list[str]]:
+    """Rows of Markdown tables by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_summary_cuts_the_tests_at_lower_caps_and_tells_right_from_wrong(tmp_path):
+    base = [rollout("p", 0, 10), rollout("p", 1, 100), rollout("q", 0, 50, False), rollout("q", 1, 200, finished=False)]
+    folder(tmp_path / "base_test", base)
+    folder(tmp_path / "final_test", [rollout(p, s, 20) for p in "pq" for s in (0, 1)])
+    rows = cells(metrics.in_short(tmp_path, [640, 64]))
+    # Problems p and q: at 64 half and none are right, means of 37 and 57 tokens.
+    assert rows["64"] == ["25.0 +- 25.0", "100.0 +- 0.0", "47 +- 10", "20 +- 0"]
+    assert rows["640"] == ["50.0 +- 50.0", "100.0 +- 0.0", "90 +- 35", "20 +- 0"]
+    assert rows["base, right"] == ["2", "55"] and rows["base, wrong"] == ["2", "125"]  # one problem each: no error bar
+    assert rows["final, right"] == ["4", "20 +- 0"] and "final, wrong" not in rows
+
+
+def test_the_summary_of_a_run_cuts_at_its_rounds_caps(tmp_path):
+    from test_plot import make_run
+
+    run = make_run(tmp_path / "toy")
+    assert {"640", "320", "160", "300", "200", "145"} < cells((run / "summary.md").read_text().splitlines()).keys()
+    (run / "base_test/rollouts.jsonl").unlink()
+    report.evaluation.report(str(run))
+    assert "as if cut" not in (run / "summary.md").read_text()
+
+
 def test_sides_with_other_numbers_of_samples_show_every_k(tmp_path):
     a = folder(tmp_path / "a", [rollout(p, s) for p in "pq" for s in range(3)])
     b = folder(tmp_path / "b", [rollout(p, s) for p in "pq" for s in range(4)])

@@ -327,7 +327,7 @@ def rollout_rows(problems: list[dict], prompts: list[str], rollouts: list[Rollou
         row = {"id": problem["id"], "sample": counts[problem["id"]], "problem": problem["problem"]}
         row |= {"gold": problem["answer"], "prompt": prompts[k // samples], "response": rollout.text}
         row |= {"n_tokens": len(rollout.ids), "finished": rollout.finished}
-        row["mean_logp"] = round(rollout.logp.mean().item(), 4)
+        row["mean_logp"] = round(rollout.logp.mean().item(), 3)
         rows.append(row | {"answer": None, "correct": None, "reward": None})
         counts[problem["id"]] += 1
     return rows

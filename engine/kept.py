@@ -48,7 +48,7 @@ class Kept:
 
     def add(self, number: int, ids: list[int], mean: float) -> None:
         """Keeps a rollout that has ended."""
-        mean = round(mean, 4)  # as a rollout file has it
+        mean = round(mean, 3)  # as a rollout file has it
         line = json.dumps([number, round(self.seconds, 1), ids, mean]) + "\n"
         with disk_errors(self.path):
             if self.file is None:

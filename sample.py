@@ -244,7 +244,7 @@ class Sampler:
             seed: Answer k depends on (seed, k) alone, up to rounding where a random number falls on a boundary.
             label: Shows a progress bar of this name on a terminal; none where it is empty.
             on_token: Called with (rollout, token) for every token as it is sampled.
-            kept: Rollouts that it has are not sampled again (their log-probs are 0 here), and it gets those that are.
+            kept: Rollouts that it has are not sampled again (each log-prob is their mean), and it gets those that are.
 
         Raises:
             OptionError: An option outside its range, an empty prompt, or prompt + cap beyond the model's context, its
@@ -268,8 +268,8 @@ class Sampler:
     def decode(self, requests: Requests, size: int) -> list[Rollout]:
         """The loop: `size` rows at a time until the queue of requests is empty."""
         results, kept, started = [None] * len(requests), requests.kept, time.time()
-        for k, ids in kept.found.items() if kept else ():
-            results[k] = self.rollout(requests.prompts[k // requests.samples], ids, torch.zeros(len(ids)))
+        for k, (ids, mean) in kept.found.items() if kept else ():
+            results[k] = self.rollout(requests.prompts[k // requests.samples], ids, torch.full((len(ids),), mean))
         queue, made = deque(k for k, result in enumerate(results) if result is None), 0
         with evaluating(self.model), Progress(requests.label, len(requests)) as progress:
             progress.step(more=len(requests) - len(queue))
@@ -291,7 +291,7 @@ class Sampler:
                     k, ids, logp = rows.take(row)
                     results[k] = self.rollout(requests.prompts[k // requests.samples], ids, logp)
                     if kept:
-                        kept.add(k, ids)
+                        kept.add(k, ids, logp.mean().item())
                     made += len(ids)
                     progress.step(f"{made / max(1e-9, time.time() - started):.0f} tokens/s")
                     hole = rows.hole_to_last_band(row)
@@ -327,6 +327,7 @@ def rollout_rows(problems: list[dict], prompts: list[str], rollouts: list[Rollou
         row = {"id": problem["id"], "sample": counts[problem["id"]], "problem": problem["problem"]}
         row |= {"gold": problem["answer"], "prompt": prompts[k // samples], "response": rollout.text}
         row |= {"n_tokens": len(rollout.ids), "finished": rollout.finished}
+        row["mean_logp"] = round(rollout.logp.mean().item(), 3)
         rows.append(row | {"answer": None, "correct": None, "reward": None})
         counts[problem["id"]] += 1
     return rows

@@ -2,6 +2,7 @@
 
     python -m analysis.budget out/toy/base_test out/toy/final_test        # the curve of A, and B against it
     python -m analysis.budget out/toy/base_test --budgets "[50, 100]" --answer_cap 32
+    python -m analysis.budget out/toy/base_test --waits "[1, 2, 4]"       # the other way: "Wait" instead of the end
 
 The thoughts are the very ones that A's own figures come from, so nothing but the cut differs.
 """
@@ -43,6 +44,10 @@ class Config(Settings, Options):
     """Most tokens of a forced answer."""
     answer_temperature: float = 0.0
     """0 answers greedily."""
+    waits: list[int] = field(default_factory=list)
+    """Also: put `wait` in the place of the thinking's end that many times, and let A's model go on each time."""
+    wait: str = "Wait"
+    """What is put there."""
 
 
 def split_ids(tokenizer, text: str) -> tuple[list[int], int, int]:
@@ -93,6 +98,36 @@ def force(sampler: Sampler, side: Evaluation, coded: list, budget: int, cue: str
         forced.append({key: rows[i][key] for key in ("id", "sample", "n_tokens", "answer", "correct")})
         forced[-1] |= {"budget": budget, "text": cue + answer.text}
     return arrange(side.folder, side.info, side._replace(rows=rows).groups), forced
+
+
+def extend(sampler: Sampler, side: Evaluation, times: int, cfg: Config) -> Evaluation:
+    """The evaluation as it would be had each thought been sent on `times` times, within A's cap, sampled as A was.
+
+    A thought that did not end, or that leaves no room, stays as it is. Every token counts, `wait` included.
+
+    Source: budget forcing of s1, arXiv:2501.19393.
+    """
+    tokenizer, rows, cap = sampler.tokenizer, list(side.rows), side.info["cap"]
+    cue = tokenizer(cfg.wait, add_special_tokens=False).input_ids
+    for n in range(times):
+        coded = [split_ids(tokenizer, row["response"]) for row in rows]
+        again = [i for i, (_, end, after) in enumerate(coded) if after > end and end + len(cue) < cap]
+        if not again:
+            break
+        thoughts = [coded[i][0][: coded[i][1]] + cue for i in again]
+        asked = tokenizer([rows[i]["prompt"] for i in again], add_special_tokens=False).input_ids
+        settings = {"temperature": side.info.get("temperature", 1.0), "top_p": side.info.get("top_p", 1.0)}
+        prompts, caps = [a + t for a, t in zip(asked, thoughts)], [cap - len(t) for t in thoughts]
+        label = f"{cfg.wait} {n + 1} of {times}"
+        answers = sampler.sample(prompts, cap=caps, **settings, seed=cfg.seed + 1 + n, label=label)
+        for i, thought, answer in zip(again, thoughts, answers):
+            text = tokenizer.decode(thought, skip_special_tokens=False) + answer.text
+            rows[i] = rows[i] | {"response": text, "n_tokens": len(thought) + len(answer.ids)}
+            rows[i]["finished"] = answer.finished
+    grades = reward.grade([row["response"] for row in rows], [row["gold"] for row in rows])
+    for i, grade in enumerate(grades):
+        rows[i] = rows[i] | {"correct": grade.correct and rows[i]["finished"], "answer": grade.answer}
+    return arrange(side.folder, side.info, side._replace(rows=rows).groups)
 
 
 def at_equal_tokens(policy, curve) -> dict:
@@ -161,6 +196,9 @@ def analyse(sides: list[Evaluation], cfg: Config) -> dict:
         result["rows"].append({"budget": budget, "forced": len(forced) / len(a.rows)} | cut.figures())
         result["forced"] += forced
         curve.append(cut.means())
+    for times in sorted(set(cfg.waits)):
+        row = {"times": times} | extend(sampler, a, times, cfg).figures()
+        result.setdefault("waits", []).append(row)
     if len(sides) > 1:
         mine = sides[1].means()
         # A itself is the curve's last point: a budget that nobody reaches.
@@ -182,6 +220,10 @@ def show(r: dict) -> list[str]:
     lines = [f"A's thinking cut at the budget, then `{json.dumps(r['cue'], ensure_ascii=False)}` (not counted) and an "
              f"answer of at most {r['answer_cap']} tokens.", "",
              *table(["budget, tokens", "forced, %", "mean tokens", "pass@1, %"], rows)]
+    if r.get("waits"):
+        rows = [[x["times"], num(x["mean_tokens"], 1, 1, x["mean_tokens_se"]), num(x["pass@1"], 1, 100, x["pass@1_se"])]
+                for x in r["waits"]]
+        lines += ["A's thinking sent on instead of ended:", "", *table(["times", "mean tokens", "pass@1, %"], rows)]
     if not (e := r.get("equal_tokens")):
         return lines
     rivals = [("A forced, at B's mean tokens", e | {"curve_tokens": e["mean_tokens"]})]

@@ -45,20 +45,36 @@ class Config(Settings):
     """Caps of the accuracy-under-a-cap curve, in tokens; empty: 20 steps up to the longest response."""
 
 
-def ballots(rows: list[dict]) -> tuple[int, list[int], int]:
-    r"""Votes of one problem's samples, as `cons_at_k` takes them: equal answers together, however written.
+def kinds_of(rows: list[dict]) -> list[int]:
+    r"""Which answer each row gives: 0 the right one, 1, 2, ... the wrong ones, -1 none (cut, or nothing boxed).
 
-    Two wrong answers are the same if reward.same_answer says so without algebra; a cut rollout abstains.
+    >>> row = {"finished": True, "correct": False}
+    >>> kinds_of([row | {"answer": a} for a in ("1/2", r"\frac12", "7", None)])
+    [1, 1, 2, -1]
+    """
+    kinds, wrong = [], []
+    for row in rows:
+        if not row["finished"] or row["answer"] is None:
+            kinds.append(-1)
+        elif row["correct"]:
+            kinds.append(0)
+        else:
+            k = next((k for k, answer in enumerate(wrong) if same(row["answer"], answer)), len(wrong))
+            wrong += [row["answer"]] * (k == len(wrong))
+            kinds.append(k + 1)
+    return kinds
+
+
+def ballots(rows: list[dict]) -> tuple[int, list[int], int]:
+    r"""Votes of one problem's samples, as `cons_at_k` takes them: equal answers together; a cut rollout abstains.
 
     >>> row = {"finished": True, "correct": False}
     >>> ballots([row | {"answer": a} for a in ("1/2", r"\frac12", "7", None)])
     (0, [2, 1], 1)
     """
-    spoken = [row for row in rows if row["finished"] and row["answer"] is not None]
-    wrong: Counter[str] = Counter()
-    for answer, count in Counter(row["answer"] for row in spoken if not row["correct"]).items():
-        wrong[next((w for w in wrong if same(answer, w)), answer)] += count
-    return len(spoken) - sum(wrong.values()), list(wrong.values()), len(rows) - len(spoken)
+    counts = Counter(kinds_of(rows))
+    right, silent = counts.pop(0, 0), counts.pop(-1, 0)
+    return right, list(counts.values()), silent
 
 
 def same(a: str, b: str) -> bool:

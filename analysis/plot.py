@@ -27,7 +27,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation  # noqa: E402
 from analysis.evaluations import Evaluation, check, load_sides  # noqa: E402
 from engine.files import die, first_line, one_line, read_json  # noqa: E402
 
-PICTURES = ["length_accuracy.png", "training.png", "lengths.png", "budget.png", "words.png"]  # in this order in reports
+PICTURES = ["length_accuracy.png", "training.png", "lengths.png", "budget.png", "votes.png", "words.png"]  # in this order in reports
 BLUE, RED, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
 BEFORE, AFTER = {"color": BLUE, "linestyle": "-"}, {"color": RED, "linestyle": "--"}
 STYLE = {
@@ -275,6 +275,28 @@ def draw_budget(before: Evaluation, after: Evaluation, forcing: list[dict], name
     return fig
 
 
+def draw_votes(rows: list[dict], name: str) -> Figure:
+    """Right answers against all tokens a question, and against the longest answer, for each way of using k answers."""
+    fig = Figure(figsize=(8, 4.8))
+    axes = fig.subplots(1, 2, sharey=True)
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    for ax, key in zip(axes, ("mean_tokens", "longest")):
+        for side, look in ("A", BEFORE), ("B", AFTER):
+            for way, marker in zip(ways, "os^Dv"):
+                part = [row for row in rows if row["side"] == side and row["way"] == way]
+                x, y = ([row[k] * scale for row in part] for k, scale in ((key, 1), ("pass@1", 100)))
+                label = f"{'base' if side == 'A' else 'final'}, {way}"
+                ax.plot(x, y, marker=marker, ms=6, mfc="none", label=label if part else None, lw=1.2, **look)
+        ax.set_xlim(left=0)
+        tokens_axis(ax.xaxis)
+    axes[0].set(ylabel="right (%)", xlabel="tokens of all answers to a question")
+    axes[1].set(xlabel="tokens of the longest answer (waiting time)")
+    fig.supxlabel(f"each line: 1, 2, ... {max(row['k'] for row in rows)} answers a question, from left to right", fontsize=10)
+    axes[0].set_title(fill(f"{name}: several answers to one question", 76), pad=52)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, borderaxespad=0.3).set_in_layout(False)
+    return fig
+
+
 def draw_words(words: dict[str, dict[str, float]], name: str) -> Figure:
     """Reflection and working words per response, before and after, as paired bars; words that never occur are named."""
     names = [w for w in words["A"] if words["A"][w] or words["B"][w]]
@@ -323,6 +345,14 @@ def read_forcing(path: Path) -> tuple[list[dict], dict | None]:
     return forced["rows"], margin
 
 
+def read_votes(path: Path) -> list[dict]:
+    """Rows of analysis.votes; none if it has not been run."""
+    rows = read_json(path).get("rows", []) if path.is_file() else []
+    for k, row in enumerate(rows, 1):
+        check(f"{path}, row {k}", row, {"side": str, "way": str, "k": int, "longest": NUMBER} | POINT)
+    return rows
+
+
 def read_words(path: Path) -> dict[str, dict[str, float]] | None:
     """Words a response of A and of B by analysis.words, or None if it has not been run."""
     if not path.is_file():
@@ -348,14 +378,16 @@ def run(folder: str) -> None:
     logs = [(r["cap"], read_log(out / f"cap{r['cap']}" / "log.csv")) for r in summary["rounds"]]
     before, after = load_sides([str(out / "base_test"), str(out / "final_test")])
     rows, margin = read_forcing(out / "analysis" / "budget_forcing.json")
-    words = read_words(out / "analysis" / "words.json")
+    words, votes = read_words(out / "analysis" / "words.json"), read_votes(out / "analysis" / "votes.json")
     with style():
         figures = {
             "length_accuracy": draw_length_accuracy(reference, summary, name),
             "training": draw_training(logs, name),
             "lengths": draw_lengths(before, after, name),
             "budget": draw_budget(before, after, rows, name, margin),
-        } | ({"words": draw_words(words, name)} if words else {})
+        }
+        figures |= {"votes": draw_votes(votes, name)} if votes else {}
+        figures |= {"words": draw_words(words, name)} if words else {}
         for picture, figure in figures.items():
             save(figure, out / f"{picture}.png")
 

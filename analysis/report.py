@@ -22,14 +22,14 @@ from pathlib import Path
 from types import ModuleType
 
 import eval as evaluation
-from analysis import baselines, behaviours, budget, metrics, perplexity, plot, trace, words
+from analysis import baselines, behaviours, budget, metrics, perplexity, plot, trace, votes, words
 from analysis.command import command_line, flags, help_or, make, name_of, read_sides, stamps
 from analysis.evaluations import Evaluation, notes
 from analysis.tables import gap
 from engine.files import die, one_line, write_text
 from sample import prompt_texts
 
-ANALYSES = [metrics, baselines, budget, words, perplexity, behaviours]
+ANALYSES = [metrics, baselines, votes, budget, words, perplexity, behaviours]
 QUICK = [metrics, baselines, words]  # these load no model
 JUDGED = [behaviours]  # these need a judge, which only their own command can name
 

@@ -25,18 +25,18 @@ class Kept:
             rollouts = sampler.sample(prompts, samples, kept=kept)
 
     Its first line is `settings`, all that the rollouts depend on; a file with another one is begun anew. Each further
-    line is [number of the rollout, seconds so far, its token ids]. The file stays: whoever has written the result
+    line is [number of the rollout, seconds so far, its token ids, their mean log-prob]. The file stays: whoever has written the result
     removes it.
     """
 
     def __init__(self, path: Path, settings: dict, total: int):
         self.path, self.total, self.started, self.file = path, total, time.time(), None
-        self.found: dict[int, list[int]] = {}
+        self.found: dict[int, tuple[list[int], float]] = {}
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # what a kill has cut off has no newline
         self.head, before = json.dumps(settings, sort_keys=True), 0.0
         try:
-            for number, seconds, ids in map(json.loads, lines[1:] if lines[:1] == [self.head.encode()] else []):
-                self.found[number], before = ids, seconds
+            for number, seconds, ids, mean in map(json.loads, lines[1:] if lines[:1] == [self.head.encode()] else []):
+                self.found[number], before = (ids, mean), seconds
         except (ValueError, TypeError):  # damaged
             self.found, before = {}, 0.0
         self.started -= before
@@ -46,17 +46,18 @@ class Kept:
         """Since the measurement began, not counting the time between its calls."""
         return time.time() - self.started
 
-    def add(self, number: int, ids: list[int]) -> None:
+    def add(self, number: int, ids: list[int], mean: float) -> None:
         """Keeps a rollout that has ended."""
-        line = json.dumps([number, round(self.seconds, 1), ids]) + "\n"
+        mean = round(mean, 3)  # as a rollout file has it
+        line = json.dumps([number, round(self.seconds, 1), ids, mean]) + "\n"
         with disk_errors(self.path):
             if self.file is None:
-                rows = [self.head, *(json.dumps([k, 0.0, ids]) for k, ids in self.found.items())]
+                rows = [self.head, *(json.dumps([k, 0.0, *found]) for k, found in self.found.items())]
                 write_text(self.path, "".join(row + "\n" for row in rows), status=1)
                 self.file = open(self.path, "a", encoding="utf-8")
             self.file.write(line)
             self.file.flush()
-        self.found[number] = ids
+        self.found[number] = ids, mean
 
     def __enter__(self) -> "Kept":
         if self.found:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eval as evaluation
-from analysis import baselines, budget, metrics, perplexity, words
+from analysis import baselines, budget, metrics, perplexity, votes, words
 from analysis.command import main
 from analysis.evaluations import arrange, load_evaluation, pair
 from engine import policy as policies
@@ -30,7 +30,7 @@ def measure(side, caps):
     return metrics.measure(side, caps, metrics.chances(side))
 
 
-@pytest.mark.parametrize("module", [metrics, budget, words])
+@pytest.mark.parametrize("module", [metrics, budget, votes, words])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 
@@ -168,6 +168,53 @@ def test_a_measured_prompt_is_read_and_one_measured_otherwise_is_kept(tiny_pair,
     assert "measured otherwise" in stops(capsys, lambda words: main(baselines, words), *arguments, out)
 
 
+# ---------------------------------------------------------------- several answers
+
+
+def four(right, tokens, answers, ended=(True,) * 4):
+    return [rollout("a", s, n, r, answer, finished=e) for s, (r, n, answer, e) in enumerate(zip(right, tokens, answers, ended))]
+
+
+def of(side, way, m=3):
+    return {k: values[0].tolist() for k, values in votes.ways(side, m)[way]}
+
+
+def test_a_vote_of_all_and_the_first_to_end_by_hand():
+    """Lengths 10, 20, 30, 40; the shortest and one more are right, the two others wrong in one way."""
+    side = arrange("x", {"cap": 640}, [four([True, False, False, True], [10, 20, 30, 40], ["7", "8", "8", "7"])])
+    assert of(side, "majority")[4] == [0.5, 100, 40]                   # two against two
+    assert of(side, "short-1@k")[4] == [1.0, 4 * 10, 10]               # all stop when the first has ended
+    assert of(side, "short-3@k")[4] == [0.0, 10 + 20 + 30 + 30, 30]    # one against two
+    assert of(side, "short-1@k", m=1)[2] == [(3 * 1 + 2 * 0 + 0) / 6, (3 * 20 + 2 * 40 + 60) / 6, (3 * 10 + 2 * 20 + 30) / 6]
+    assert of(side, "pass@k")[2][0] == 5 / 6
+
+
+def test_a_tie_of_the_first_to_end_goes_to_the_shortest():
+    assert votes.first_to_end([1, 0], [10, 20], [True, True], 2)[0] == 0 and votes.first_to_end([1, 0], [20, 10], [True, True], 2)[0] == 1
+
+
+def test_a_cut_answer_never_ends_first_and_has_no_vote():
+    side = arrange("x", {"cap": 5}, [four([False, True, True, True], [5, 9, 9, 9], [None, "7", "7", "7"], (False, True, True, True))])
+    assert of(side, "short-1@k")[4] == [1.0, 5 + 3 * 9, 9] and of(side, "majority")[4][0] == 1
+
+
+def test_the_likeliest_answer_needs_log_probs_in_the_file():
+    rows = four([True, False, False, False], [10] * 4, ["7", "8", "9", "8"])
+    assert "likeliest" not in votes.ways(arrange("x", {"cap": 640}, [rows]), 3)
+    for row, logp in zip(rows, (-0.1, -0.2, -0.3, -0.4)):
+        row["mean_logp"] = logp
+    assert of(arrange("x", {"cap": 640}, [rows]), "likeliest") == {1: [0.25, 10, 10], 2: [0.5, 20, 10], 4: [1, 40, 10]}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-1, 2), min_size=4, max_size=5))
+def test_a_majority_is_that_of_the_exact_formula(kinds):
+    rows = [rollout("a", s, 10, k == 0, None if k < 0 else f"{7 + k}") for s, k in enumerate(kinds)]
+    side = arrange("x", {"cap": 640}, [rows])
+    for k, values in votes.ways(side, 3)["majority"]:
+        assert values[0, 0] == pytest.approx(metrics.votes(side, [k])[0, 0])
+
+
 # ---------------------------------------------------------------- budget forcing
 
 
@@ -214,10 +261,31 @@ def test_forcing_cuts_what_still_thinks_and_leaves_the_rest(policy):
     assert exact.tokens[0, 0] == 20 and [x["id"] for x in said] == ["b", "c"]  # ending at the budget is in time
 
 
+def test_thoughts_that_ended_are_sent_on_and_every_token_counts(policy):
+    _, tokenizer = policy
+    rows = [rollout("a", 0, 20, True, response="12\n</think>\nIt is \\boxed{7}"),
+            rollout("b", 0, 640, False, None, response="12", finished=False)]   # never ended: stays as it is
+    asked = []
+
+    def answer(prompts, **options):
+        asked.append((prompts, options))
+        return [Rollout([], [1] * 5, torch.zeros(5), True, ", 13.\n</think>\nIt is \\boxed{8}") for _ in prompts]
+
+    sampler = SimpleNamespace(tokenizer=tokenizer, sample=answer)
+    side = budget.extend(sampler, arrange("x", {"cap": 640}, [[row] for row in rows]), 2, budget.Config(wait="Wait"))
+    ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+    first, second = ids("12\n") + ids("Wait"), ids("12\nWait, 13.\n") + ids("Wait")
+    assert [prompts for prompts, _ in asked] == [[ids("<think>a") + first], [ids("<think>a") + second]]
+    assert [options["cap"] for _, options in asked] == [[640 - len(first)], [640 - len(second)]]
+    assert side.tokens[:, 0].tolist() == [len(second) + 5, 640] and side.right[:, 0].tolist() == [False, False]
+    assert side.rows[0]["answer"] == "8" and side.rows[0]["response"].count("Wait") == 2 and rows[0]["answer"] == "7"
+
+
 def test_forced_answers_are_the_models_own(two, policy, r1):
     model, tokenizer = policy
-    main(budget, [*two, "--budgets", "[3, 6]", "--answer_cap", "5", "--cue", "</think>\\boxed{", "--device", "cpu"])
+    main(budget, [*two, "--budgets", "[3, 6]", "--answer_cap", "5", "--cue", "</think>\\boxed{", "--waits", "[1]", "--device", "cpu"])
     r = result(two, "budget_forcing.json")
+    assert r["waits"][0]["times"] == 1 and r["waits"][0]["mean_tokens"] > 0
     a = load_evaluation(two[0])
     assert [row["budget"] for row in r["rows"]] == [3, 6] and all(row["forced"] == 1 for row in r["rows"])
     assert all(row["mean_tokens"] <= row["budget"] + 5 and row["pass@1"] == 0 for row in r["rows"])

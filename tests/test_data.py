@@ -7,6 +7,7 @@ import sys
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
 import eval as evaluation
 import train_prune
@@ -194,7 +195,7 @@ def test_repeated_problems_without_ids_are_clusters(tmp_path, capsys):
 
 def test_samples_of_a_problem_in_several_rows_are_counted_over_all_of_them():
     problems = [{"id": i, "problem": "?", "answer": "1"} for i in ("a", "b", "a")]
-    rows = rollout_rows(problems, ["p"] * 3, [Rollout([1], [2], None, True, "")] * 6)
+    rows = rollout_rows(problems, ["p"] * 3, [Rollout([1], [2], torch.zeros(1), True, "")] * 6)
     assert [(row["id"], row["sample"]) for row in rows] == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("a", 2), ("a", 3)]
 
 

@@ -146,8 +146,8 @@ def stopped_after(monkeypatch, n, work):
     """Calls `work` and presses Ctrl-C at the n-th rollout that ends; returns how many had been kept."""
     add, calls = Kept.add, []
 
-    def interrupted(self, number, ids):
-        add(self, number, ids)
+    def interrupted(self, number, ids, mean):
+        add(self, number, ids, mean)
         calls.append(number)
         if len(calls) == n:
             raise KeyboardInterrupt

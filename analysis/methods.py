@@ -1,0 +1,216 @@
+"""Methods side by side: tokens against pass@1, a line a method over its points (caps, weights), mean over the seeds.
+
+    bash dev/methods.sh                                    # makes out/methods and calls this
+    python -m analysis.methods out/methods --by depth      # methods.md, methods.json and methods.png into that folder
+
+The folder holds seed0/METHOD/POINT/test, seed1/METHOD/POINT/test and so on. `test` is what eval.py wrote. POINT is what
+train_prune.py or sft.py wrote, or nothing but `test`. seed0/base/base/test is the model that all began with. A file
+seed0/METHOD/budget_forcing.json (of analysis.budget) adds the points of budget forcing.
+
++- is one standard error over seeds and problems together, differences are paired by problem (`stats.two_way`).
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from analysis.command import help_or, split_folders
+from analysis.evaluations import Evaluation, load_evaluation, pair
+from analysis.plot import BLUE, GREEN, GREY, INK, RED, Figure, fill, save, style, tokens_axis
+from analysis.stats import efficiency, two_way
+from analysis.tables import gap, num, table
+from engine.files import die, one_line, parse, read_jsonl, write_text
+
+COLOURS = (BLUE, RED, GREEN, "#E69F00", "#CC79A7", "#56B4E9", INK, GREY)
+MARKERS = "osD^vP*XhpdH<>8"
+
+
+@dataclass
+class Config:
+    """Options of analysis.methods."""
+
+    against: str = "rounds"
+    """Method that every other is compared with, at equal tokens (on the straight line between its points)."""
+    by: str = ""
+    """Column of the problem file to show tokens and pass@1 by, as `depth`."""
+
+
+class Point(NamedTuple):
+    """One method at one cap or weight, with its seeds."""
+
+    method: str
+    name: str
+    sides: list[Evaluation]
+    """One for each seed, their problems in one order."""
+    sampled: list[int]
+    """Tokens sampled to train it, those of the runs before it included, for each seed."""
+
+    @property
+    def right(self) -> np.ndarray:
+        """(R, P) pass@1 of each seed and problem."""
+        return np.array([side.right.mean(1) for side in self.sides])
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(R, P) mean tokens of each seed and problem."""
+        return np.array([side.tokens.mean(1) for side in self.sides])
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def sampled_tokens(folder: Path) -> int:
+    """Tokens that were sampled to make a run: its own steps, its teacher's answers, and the run that it began from."""
+    if not (folder / "config.yaml").is_file():
+        return 0
+    cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    total = 0
+    if (folder / "log.csv").is_file() and "group" in cfg:
+        lines = (folder / "log.csv").read_text(encoding="utf-8").splitlines()
+        columns = lines[0].split(",")
+        for line in lines[1:]:
+            row = dict(zip(columns, line.split(",")))
+            total += float(row["length"]) * cfg["problems_per_step"] * cfg["group"]
+            total += float(row.get("dead_tokens") or 0)
+    for source in cfg.get("data") or []:  # of sft.py
+        total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source)))
+    before = Path(cfg.get("init_adapter") or "")
+    return round(total) + (sampled_tokens(before.parent) if before.name else 0)
+
+
+def read_points(root: Path) -> list[Point]:
+    """All points, methods in the order of their first seed's names; exits with status 2 where the problems differ."""
+    found: dict[tuple[str, str], list[tuple[Path, Evaluation]]] = {}
+    for path in sorted(root.glob("seed*/*/*/test/eval.json")):
+        folder = path.parent.parent
+        found.setdefault((folder.parent.name, folder.name), []).append((folder, load_evaluation(str(path.parent))))
+    if ("base", "base") not in found:
+        die(f"{root}: no seed*/base/base/test/eval.json")
+    first = found["base", "base"][0][1]
+    return [
+        Point(method, name, [pair(first, side) for _, side in runs], [sampled_tokens(folder) for folder, _ in runs])
+        for (method, name), runs in found.items()
+    ]
+
+
+def groups_of(side: Evaluation, column: str) -> dict[str, np.ndarray]:
+    """(P,) bool for each value of a column of the problem file, in order of the values."""
+    rows = {row["id"]: row.get(column) for row in read_jsonl(Path(side.info["data"]))}
+    values = [rows.get(i) for i in side.ids]
+    if None in values:
+        die(f"--by {column}: {side.info['data']} has no such column")
+    return {str(value): np.array([v == value for v in values]) for value in sorted(set(values))}
+
+
+# ---------------------------------------------------------------------------------------- comparing
+
+
+def at_tokens(curve: list[Point], tokens: float, seeds: int) -> np.ndarray:
+    """(R, P) pass@1 on the straight line between a method's neighbouring points; level beyond its ends."""
+    curve = sorted(curve, key=lambda point: point.tokens.mean())
+    x = np.array([point.tokens.mean() for point in curve])
+    k = int(np.clip(np.searchsorted(x, tokens), 1, max(1, len(x) - 1)))
+    low, high = curve[k - 1], curve[min(k, len(curve) - 1)]
+    share = float(np.clip((tokens - x[k - 1]) / max(1e-9, x[min(k, len(x) - 1)] - x[k - 1]), 0, 1))
+    return (1 - share) * low.right[:seeds] + share * high.right[:seeds]
+
+
+def row_of(point: Point, base: Point, rival: list[Point]) -> dict:
+    """The figures of one point."""
+    seeds = min([len(point.sides), len(base.sides), *(len(other.sides) for other in rival)])
+    tokens, right = two_way(point.tokens), two_way(point.right)
+    means = np.array([base.right.mean(), base.tokens.mean(), right["value"], tokens["value"]])
+    row = {"method": point.method, "point": point.name, "seeds": len(point.sides), "tokens": tokens, "pass@1": right}
+    row |= {"aes": float(efficiency(means)), "sampled": float(np.mean(point.sampled))}
+    row["to_base"] = two_way(point.right[:seeds] - base.right[:seeds])
+    if rival and point.method != rival[0].method:
+        row["to_rival"] = two_way(point.right[:seeds] - at_tokens(rival, tokens["value"], seeds))
+        row["beyond"] = not rival_range(rival)[0] <= tokens["value"] <= rival_range(rival)[1]
+    return row
+
+
+def rival_range(rival: list[Point]) -> tuple[float, float]:
+    means = [float(point.tokens.mean()) for point in rival]
+    return min(means), max(means)
+
+
+def analyse(points: list[Point], cfg: Config) -> dict:
+    base = next(point for point in points if point.method == "base")
+    rival = [point for point in points if point.method == cfg.against]
+    result = {"against": cfg.against if rival else "", "rows": [row_of(point, base, rival) for point in points]}
+    if cfg.by:
+        kinds = groups_of(base.sides[0], cfg.by)
+        result["by"] = {"column": cfg.by, "problems": {name: int(keep.sum()) for name, keep in kinds.items()}, "rows": []}
+        for point in points:
+            cells = {name: {"tokens": two_way(point.tokens[:, keep]), "pass@1": two_way(point.right[:, keep])}
+                     for name, keep in kinds.items()}  # fmt: skip
+            result["by"]["rows"].append({"method": point.method, "point": point.name, "cells": cells})
+    return result
+
+
+# ---------------------------------------------------------------------------------------- showing
+
+
+def show(result: dict) -> list[str]:
+    """The result as Markdown."""
+    head = ["method", "point", "seeds", "tokens", "pass@1, %", "AES", "sampled, thousands", "pass@1 - base [95 %]"]
+    head += [f"pass@1 - {result['against']} at equal tokens [95 %]"] if result["against"] else []
+    rows = []
+    for r in result["rows"]:
+        cells = [r["method"], r["point"], r["seeds"], num(r["tokens"]["value"], 1, 1, r["tokens"]["se"])]
+        cells += [num(r["pass@1"]["value"], 1, 100, r["pass@1"]["se"]), num(r["aes"], 2), num(r["sampled"], 0, 1e-3)]
+        cells += [gap(r["to_base"], 1, 100)]
+        if result["against"]:
+            cells += [gap(r["to_rival"], 1, 100) + " (beyond its points)" * r["beyond"] if "to_rival" in r else ""]
+        rows.append(cells)
+    lines = table(head, rows)
+    if by := result.get("by"):
+        names = list(by["problems"])
+        for what, digits, scale in (("tokens", 0, 1), ("pass@1", 0, 100)):
+            lines += [f"{what} by {by['column']} ({', '.join(f'{k}: {n}' for k, n in by['problems'].items())} problems)", ""]
+            cells = [[r["method"], r["point"], *(num(r["cells"][k][what]["value"], digits, scale, r["cells"][k][what]["se"])
+                                                 for k in names)] for r in by["rows"]]  # fmt: skip
+            lines += table(["method", "point", *names], cells)
+    return lines
+
+
+def draw(result: dict, name: str) -> Figure:
+    """Tokens against pass@1, a line a method."""
+    fig = Figure(figsize=(8, 5.6))
+    ax = fig.subplots()
+    methods = list(dict.fromkeys(r["method"] for r in result["rows"]))
+    for i, method in enumerate(methods):
+        rows = sorted((r for r in result["rows"] if r["method"] == method), key=lambda r: r["tokens"]["value"])
+        x, y = ([r[key]["value"] * scale for r in rows] for key, scale in (("tokens", 1), ("pass@1", 100)))
+        dx, dy = ([(r[key]["se"] or 0) * scale for r in rows] for key, scale in (("tokens", 1), ("pass@1", 100)))
+        ax.errorbar(x, y, dy, dx, fmt=MARKERS[i % len(MARKERS)] + "-", color=COLOURS[i % len(COLOURS)], ms=6.5, mfc="none",
+                    mew=1.5, lw=1.2, capsize=2.5, elinewidth=1, label=method)
+    ax.set(xlabel="mean response length (tokens)", ylabel="pass@1 (%)")
+    ax.set_xlim(left=0)
+    tokens_axis(ax.xaxis)
+    ax.set_title(fill(f"{name}: mean over {max(r['seeds'] for r in result['rows'])} seeds, bars: one standard error", 76))
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5)
+    return fig
+
+
+def main(arguments: list[str]) -> None:
+    arguments = help_or(arguments, __doc__, Config)
+    with one_line():
+        (folder,), options = split_folders("methods", arguments, 1, 1)
+        root, cfg = Path(folder), parse(Config, options)
+        result = analyse(read_points(root), cfg)
+        lines = show(result)
+        write_text(root / "methods.json", json.dumps(result, indent=1) + "\n")
+        write_text(root / "methods.md", "\n".join(lines))
+        with style():
+            save(draw(result, root.resolve().name), root / "methods.png")
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,98 @@
+"""Methods side by side. Run: python -m pytest tests/test_methods.py"""
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis import methods
+from analysis.methods import Config
+from analysis.stats import two_way
+from test_plot import rollout, save
+
+P = 6
+
+
+def evaluation(folder, tokens, right, data):
+    rows = [rollout(i, s, tokens + 10 * (i % 2), (i + s) % 10 < right) for i in range(P) for s in range(2)]
+    save(folder, rows)
+    info = json.loads((folder / "eval.json").read_text()) | {"data": str(data)}
+    (folder / "eval.json").write_text(json.dumps(info))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two seeds of the base, of rounds at two caps, the second begun from the first, and of another method."""
+    data = tmp_path / "test.jsonl"
+    data.write_text("".join(json.dumps({"id": f"p{i}", "depth": 1 + i % 2}) + "\n" for i in range(P)))
+    for seed in (0, 1):
+        home = tmp_path / f"seed{seed}"
+        evaluation(home / "base" / "base" / "test", 200, 5 + seed, data)
+        before = ""
+        for cap, tokens in ((150, 120), (100, 80)):
+            folder = home / "rounds" / f"cap{cap}"
+            evaluation(folder / "test", tokens, 8, data)
+            (folder / "config.yaml").write_text(yaml.safe_dump({"group": 4, "problems_per_step": 2, "init_adapter": before}))
+            (folder / "log.csv").write_text(f"step,length,dead_tokens\n1,{tokens},5\n2,{tokens},\n")
+            before = str(folder / "step0002")
+        evaluation(home / "kimi" / "w1" / "test", 100, 7, data)
+    return tmp_path
+
+
+def test_a_point_between_two_caps_is_compared_with_the_line_between_them(root):
+    points = methods.read_points(root)
+    row = next(r for r in methods.analyse(points, Config())["rows"] if r["method"] == "kimi")
+    rounds = [p for p in points if p.method == "rounds"]
+    assert row["tokens"]["value"] == 105 and not row["beyond"]
+    assert row["to_rival"]["value"] == pytest.approx(row["pass@1"]["value"] - np.mean([p.right for p in rounds]))
+
+
+def test_tokens_of_the_rounds_before_count_and_those_of_dead_groups(root):
+    sampled = {point.name: point.sampled for point in methods.read_points(root) if point.method == "rounds"}
+    assert sampled == {"cap150": [2 * 120 * 8 + 5] * 2, "cap100": [2 * 120 * 8 + 5 + 2 * 80 * 8 + 5] * 2}
+
+
+def test_a_teachers_answers_count(root):
+    answers = root / "teacher.jsonl"
+    answers.write_text("".join(json.dumps({"n_tokens": n}) + "\n" for n in (30, 40)))
+    folder = root / "seed0" / "sft" / "right"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": [str(answers)]}))
+    assert methods.sampled_tokens(folder) == 70
+
+
+def test_figures_by_a_column_of_the_problem_file(root):
+    by = methods.analyse(methods.read_points(root), Config(by="depth"))["by"]
+    cells = next(row["cells"] for row in by["rows"] if row["method"] == "base")
+    assert by["problems"] == {"1": 3, "2": 3}
+    assert [cells[d]["tokens"]["value"] for d in "12"] == [200, 210]
+
+
+def test_the_page_and_the_picture_are_written(root, capsys):
+    methods.main([str(root), "--by", "depth"])
+    page = (root / "methods.md").read_text()
+    assert page in capsys.readouterr().out and "| kimi" in page and "pass@1 - rounds at equal tokens" in page
+    assert (root / "methods.png").stat().st_size > 10_000 and json.loads((root / "methods.json").read_text())["rows"]
+
+
+def test_a_folder_without_a_base_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        methods.main([str(tmp_path)])
+    assert stopped.value.code == 2 and "base/base/test" in capsys.readouterr().err
+
+
+def test_an_interval_over_seeds_and_problems_covers():
+    """With true spread between seeds and between problems, 95 % intervals hold the true mean 0 about as often."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = rng.normal(0, 0.05, (3, 1)) + rng.normal(0, 0.4, (1, 60)) + rng.normal(0, 0.3, (3, 60))
+        found = two_way(values)
+        hits += found["low"] <= 0 <= found["high"]
+    assert 0.92 <= hits / 400 <= 1.0
+
+
+def test_seeds_that_disagree_widen_the_error():
+    problems = np.tile(np.arange(20) % 2, (3, 1)).astype(float)
+    apart = problems + np.array([[-0.2], [0.0], [0.2]])
+    assert two_way(apart)["se"] > 1.2 * two_way(problems)["se"]
+    assert two_way(problems[:1])["se"] == pytest.approx(problems[0].std(ddof=1) / 20**0.5)

@@ -1,0 +1,286 @@
+"""Supervised fine-tuning on whole answers: distillation, a cold start, or the shortest right answers. LoRA over NF4.
+
+    python sample.py --data out/toy_base/train.jsonl --samples 4 --cap 640 --temperature 1 --top_p 1 --out out/teacher.jsonl
+    python sft.py --config config/toy_sft.yaml --data out/teacher.jsonl --keep shortest --out_dir out/sft
+    python eval.py --config config/toy.yaml --adapter out/sft/final --out_dir out/eval_sft
+    python train_prune.py --config config/toy.yaml --init_adapter out/sft/final --cap 180 --out_dir out/after_sft
+
+`--data` names rollout files of ours, files with a problem and a response in each row, chats, or data sets of the hub
+(docs/data.md). The loss is the mean negative log-prob of the responses' tokens, the end token included, and of nothing
+else. If interrupted, run the same command again; it resumes as train_prune.py does.
+
+How this differs from the papers (R1-Distill, Sky-T1, s1, LIMO): a LoRA instead of all weights, hence a higher rate; no
+packing, as batches are filled by tokens; the last step is the result, whatever the validation says.
+
+Reading order: Config, `add_loss`, then `train`, which is the loop. engine/answers.py reads and chooses the answers.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from dataclasses import dataclass
+from statistics import fmean as mean
+from typing import Literal
+
+import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one line, too)
+
+# isort: split
+import torch
+
+from engine.answers import Answer, load_answers
+from engine.checkpoints import LogRow, markdown_of
+from engine.files import EvalOptions, die, run
+from engine.memory import memory_plan, micro_batches, until_it_fits
+from engine.policy import load_trainable, token_logp
+from engine.problems import load_problems
+from engine.progress import Progress
+from engine.run_folder import RunFolder, Stop
+from engine.supported import longest_exact
+from eval import evaluate
+from grpo import without_overflow
+from sample import Sampler, checked_prompts, compare_prompt, prompt_texts
+from train_prune import FREE, PARTIAL, batch_of
+
+
+@dataclass
+class Config(EvalOptions):
+    """Options of sft.py: each is a YAML key and a --flag."""
+
+    # --- data
+    data: str = ""
+    """Answers to learn: a file (.jsonl, .parquet, .csv) or hub data set, or several with commas between."""
+    keep: Literal["right", "shortest", "all"] = "right"
+    """right: every right answer that ended; shortest: of these the shortest to each problem; all: everything."""
+    response_key: str = "response"
+    """Column that holds the response, or a list of several; without it a chat is read (messages, conversations)."""
+    thinking_key: str = ""
+    """Column that holds the thought, where it is not a part of the response."""
+    max_tokens: int = 4096
+    """Longest prompt with its response; longer ones are left out."""
+    val_data: str = "out/toy_base/val.jsonl"
+    """Problems that are answered at each checkpoint. Answers to them, or to `test_data`, are refused in `data`."""
+    drop_held_out: bool = False
+    """Leave answers to problems of `val_data` and `test_data` out instead of refusing the file."""
+    val_share: float = 0.05
+    """Share of the problems in `data` that is kept back for the validation loss."""
+    prompt_cap: int = 0
+    """Cap that the prompt names, here and in validations; 0 names `eval_cap`."""
+    # --- optimizer and LoRA
+    epochs: int = 3
+    """Passes over the data."""
+    batch: int = 32
+    """Responses per step."""
+    lr: float = 1e-4
+    """Highest rate of AdamW."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises to lr; then it falls along half a cosine to a tenth of it."""
+    beta2: float = 0.95
+    """Of AdamW's second moment."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    lora_r: int = 32
+    """Rank of the LoRA on every linear layer."""
+    lora_alpha: int = 64
+    """LoRA scale: alpha / r."""
+    init_adapter: str = ""
+    """Adapter to go on from; empty starts a new LoRA."""
+    # --- run
+    out_dir: str = "out/sft"
+    """Folder of this run."""
+    fresh: bool = False
+    """Move a folder that is there to <out_dir>.old1 (or the next free number) and begin anew."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints, each with the validation loss, pass@1 and length."""
+    save_minutes: float = 10.0
+    """Minutes after which the state is saved between checkpoints, too: what a kill can cost."""
+    # --- memory: lower these first when the card runs out
+    tokens_per_micro_batch: int = 16384
+    """Padded tokens per backward pass: moves speed and memory, never the gradient."""
+    head_chunk: int = 512
+    """Tokens whose logits exist at the same time."""
+    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
+    """Recompute activations in the backward; auto: on CUDA."""
+
+
+@dataclass
+class Step(LogRow):
+    """One row of log.csv; `figures` are val_loss, val_pass@1 and val_tokens of a validation after this step."""
+
+    loss: float = 0.0
+    """Mean negative log-prob of the step's response tokens, in nats."""
+    grad: float = 0.0
+    """Norm of the gradient, before it is clipped."""
+    lr: float = 0.0
+    tokens: int = 0
+    """Response tokens of the step."""
+    update_s: float = 0.0
+    val_s: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------- loss and rate
+
+
+def add_loss(policy, answers: list[Answer], cfg: Config, tokens: int, scale: float = 1.0) -> dict[str, float]:
+    """{"loss": mean negative log-prob of all response tokens}; leaves its gradient where gradients are on.
+
+    Args:
+        tokens: Padded tokens per backward pass, at most; at least one answer goes through.
+        scale: The gradient comes out this many times as large.
+    """
+    policy.zero_grad(set_to_none=True)
+    device, n_tokens, loss_sum = next(policy.parameters()).device, sum(len(answer.ids) for answer in answers), 0.0
+    bf16 = device.type == "cuda" and policy.get_base_model().dtype == torch.bfloat16
+    parts = micro_batches([answer.length for answer in answers], tokens)
+    with Progress("update" if torch.is_grad_enabled() else "validation loss", len(parts), "piece") as progress:
+        for part in parts:
+            batch = [answers[i] for i in part]
+            width = max(answer.length for answer in batch)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)               # (B, T)
+            mask = torch.zeros(len(batch), width, dtype=torch.bool)              # (B, T), True on response tokens
+            for row, answer in enumerate(batch):
+                ids[row, : answer.length] = torch.tensor(answer.prompt_ids + answer.ids)
+                mask[row, len(answer.prompt_ids) : answer.length] = True
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logp = token_logp(policy, ids.to(device), mask.to(device), 1.0, cfg.head_chunk)  # (N,)
+            loss = -logp.sum() / n_tokens  # of the whole batch's tokens: splitting it differently changes nothing
+            if torch.is_grad_enabled():
+                (loss * scale).backward()
+            loss_sum += loss.item()
+            progress.step()
+    return {"loss": loss_sum}
+
+
+def rate(step: int, steps: int, cfg: Config) -> float:
+    """Rate of a step, from 1: in a line up to lr, then along half a cosine down to lr / 10.
+
+    >>> [round(rate(step, 10, Config(lr=1.0, warmup=0.2)), 3) for step in (1, 2, 6, 10)]
+    [0.5, 1.0, 0.55, 0.1]
+    """
+    rising = max(1, round(cfg.warmup * steps))
+    if step <= rising:
+        return cfg.lr * step / rising
+    done = (step - rising) / (steps - rising)
+    return cfg.lr * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+# ---------------------------------------------------------------------------------------- the run
+
+
+def check_options(cfg: Config) -> None:
+    """Exits with status 2 and one line for options that cannot work."""
+    if not cfg.data:
+        die("--data: name a file of answers (python sample.py --data ... --out FILE writes one)")
+    for name in ("max_tokens", "epochs", "batch", "checkpoint_every", "head_chunk", "lora_r", "eval_cap", "eval_samples"):
+        if getattr(cfg, name) < 1:
+            die(f"--{name} {getattr(cfg, name)} must be at least 1")
+    for name in ("warmup", "beta2", "val_share"):
+        if not 0 <= getattr(cfg, name) < 1:
+            die(f"--{name} {getattr(cfg, name)} must be at least 0 and below 1")
+
+
+def train(cfg: Config, folder: RunFolder) -> None:
+    # --- 1. load: base and LoRA, answers, validation problems
+    policy, tokenizer = load_trainable(cfg, str(folder.resume or cfg.init_adapter), "", cfg.lora_r, cfg.lora_alpha)
+    base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
+    if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    compare_prompt(cfg, cfg.init_adapter)
+    limit, why = longest_exact(base.config)
+    if cfg.max_tokens > limit:
+        die(f"--max_tokens {cfg.max_tokens} exceeds the model's {why} of {limit}")
+    answers, val_answers, notes = load_answers(cfg, tokenizer)
+    problems, named = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key), cfg.prompt_cap or cfg.eval_cap
+    checked_prompts(cfg, tokenizer, base.config, cfg.val_data, problems, cfg.eval_cap, named)
+    longest = max(answer.length for answer in answers)
+    if base.device.type == "cuda":
+        notes.append(memory_plan(base, cfg, longest).line())
+    sampler = Sampler(policy, tokenizer, cfg, longest)
+    optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=cfg.weight_decay)
+    folder.start(policy, optimizer, notes)
+    steps, tokens = math.ceil(len(answers) * cfg.epochs / cfg.batch), cfg.tokens_per_micro_batch
+
+    def validate() -> None:
+        step = folder.history[-1]
+        sampler.refresh()
+        with folder.stoppable():
+            label, partial = f"validation after step {step.step}", folder.path / PARTIAL
+            result, rows = evaluate(sampler, problems, cfg, cfg.val_data, named, label, partial)
+            with torch.no_grad():
+                val_loss = add_loss(policy, val_answers, cfg, tokens)["loss"] if val_answers else math.nan
+        step.val_s = result["seconds"]
+        step.figures |= {"val_loss": val_loss, "val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
+        folder.write_log()
+        result |= {"step": step.step, "val_loss": val_loss}
+        examples = markdown_of(rows[: 4 * cfg.eval_samples : cfg.eval_samples], step.step)
+        files = {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples}
+        folder.save(f"step{step.step:04d}", files)
+        folder.keep([])
+        passed = f"pass@1 {100 * result['pass@1']:.1f} % | mean tokens {result['mean_tokens']:.0f}"
+        folder.log(f"  validation: loss {val_loss:.4f} | {passed} | {step.val_s:.0f}s")
+
+    def due(number: int) -> bool:
+        return number % cfg.checkpoint_every == 0 or number == steps
+
+    if folder.resume and folder.resume.name.startswith("last") and due(folder.last_step):
+        validate()  # it was stopped in the middle of this one
+    for number in range(folder.last_step + 1, steps + 1):
+        # --- 2. the gradient of a batch
+        clock = time.time()
+        batch = [answers[i] for i in batch_of(number, len(answers), cfg.batch, cfg.seed)]
+        n_tokens, longest = sum(len(answer.ids) for answer in batch), max(answer.length for answer in batch)
+        largest = min(tokens, longest * len(batch))
+        with folder.stoppable():
+            figures, fitted = until_it_fits(
+                lambda size: without_overflow(policy, n_tokens, functools.partial(add_loss, policy, batch, cfg, size)),
+                largest, longest, "--tokens_per_micro_batch",
+                f"at {longest} tokens: lower --max_tokens or --head_chunk, or take --gradient_checkpointing true",
+            )  # fmt: skip
+        tokens = tokens if fitted == largest else fitted
+
+        # --- 3. the step; none for a NaN or infinite gradient
+        for part in optimizer.param_groups:
+            part["lr"] = rate(number, steps, cfg)
+        grad = torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()
+        if math.isfinite(grad) and math.isfinite(figures["loss"]):
+            optimizer.step()
+        policy.zero_grad(set_to_none=True)
+
+        # --- 4. log, validate, checkpoint
+        step = Step(number, loss=figures["loss"], grad=grad, lr=rate(number, steps, cfg), tokens=n_tokens)
+        step.update_s = round(time.time() - clock, 3)
+        folder.history.append(step)
+        folder.write_log()
+        left = (steps - number) * mean(step.update_s for step in folder.history[-20:])
+        folder.log(f"step {number:4d}/{steps} | loss {step.loss:.4f} | grad {grad:.2g} | lr {step.lr:.2g} | "
+                   f"{n_tokens} tokens | {step.update_s:.1f}s | {left // 3600:.0f}h{left // 60 % 60:02.0f}m left")  # fmt: skip
+        if len(folder.history) > 2 and not any(math.isfinite(s.loss + s.grad) for s in folder.history[-3:]):
+            raise Stop("error: NaN or infinite loss or gradient for 3 steps in a row: lower --lr", 1)
+        if time.time() - folder.saved_at > 60 * cfg.save_minutes:
+            folder.save("last")
+        if due(number):
+            validate()
+
+    # --- 5. the last step is the result
+    final = str(folder.save("final"))
+    folder.finish({"selected": final, "step": steps, "why": "the last step", "checkpoints": folder.results()})
+    (folder.path / PARTIAL).unlink(missing_ok=True)
+    folder.log(f"done: {final}; next: python eval.py --model {cfg.model} --adapter {final} ...")
+
+
+def main(cfg: Config) -> None:
+    check_options(cfg)
+    # With the words of the prompt in it, so that an edit of sample.py is seen when a run is resumed.
+    cfg, usual = (dataclasses.replace(options, **prompt_texts(options)) for options in (cfg, Config()))
+    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), FREE, Step) as folder:
+        if folder.done:
+            print(f"{folder.path} is done: python sft.py --fresh true begins anew")
+        else:
+            train(cfg, folder)
+
+
+if __name__ == "__main__":
+    run(main, Config, also="train_prune")

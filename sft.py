@@ -5,14 +5,11 @@
     python eval.py --config config/toy.yaml --adapter out/sft/final --out_dir out/eval_sft
     python train_prune.py --config config/toy.yaml --init_adapter out/sft/final --cap 180 --out_dir out/after_sft
 
-`--data` names rollout files of ours, files with a problem and a response in each row, chats, or data sets of the hub
-(docs/data.md). The loss is the mean negative log-prob of the responses' tokens, the end token included, and of nothing
-else. If interrupted, run the same command again; it resumes as train_prune.py does.
+The loss is the mean negative log-prob of the responses' tokens, the end token included, and of nothing else. What
+`--data` may be stands in docs/data.md. If interrupted, run the same command again; it resumes as train_prune.py does.
 
-How this differs from the papers (R1-Distill, Sky-T1, s1, LIMO): a LoRA instead of all weights, hence a higher rate; no
-packing, as batches are filled by tokens; the last step is the result, whatever the validation says.
-
-Reading order: Config, `add_loss`, then `train`, which is the loop. engine/answers.py reads and chooses the answers.
+How this differs from the papers (R1-Distill, Sky-T1, s1, LIMO): a LoRA instead of all weights, hence a higher rate, and
+the loss is a mean over the batch's tokens. Reading order: Config, `add_loss`, and `train`, which is the loop.
 """
 
 import dataclasses
@@ -28,16 +25,16 @@ import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one lin
 
 # isort: split
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from engine.answers import Answer, load_answers
 from engine.checkpoints import LogRow, markdown_of
-from engine.files import EvalOptions, die, run
+from engine.files import AnswerOptions, die, run
 from engine.memory import memory_plan, micro_batches, until_it_fits
-from engine.policy import load_trainable, token_logp
+from engine.policy import load_trainable, open_model, token_logp
 from engine.problems import load_problems
 from engine.progress import Progress
 from engine.run_folder import RunFolder, Stop
-from engine.supported import longest_exact
 from eval import evaluate
 from grpo import without_overflow
 from sample import Sampler, checked_prompts, compare_prompt, prompt_texts
@@ -45,28 +42,9 @@ from train_prune import FREE, PARTIAL, batch_of
 
 
 @dataclass
-class Config(EvalOptions):
+class Config(AnswerOptions):
     """Options of sft.py: each is a YAML key and a --flag."""
 
-    # --- data
-    data: str = ""
-    """Answers to learn: a file (.jsonl, .parquet, .csv) or hub data set, or several with commas between."""
-    keep: Literal["right", "shortest", "all"] = "right"
-    """right: every right answer that ended; shortest: of these the shortest to each problem; all: everything."""
-    response_key: str = "response"
-    """Column that holds the response, or a list of several; without it a chat is read (messages, conversations)."""
-    thinking_key: str = ""
-    """Column that holds the thought, where it is not a part of the response."""
-    max_tokens: int = 4096
-    """Longest prompt with its response; longer ones are left out."""
-    val_data: str = "out/toy_base/val.jsonl"
-    """Problems that are answered at each checkpoint. Answers to them, or to `test_data`, are refused in `data`."""
-    drop_held_out: bool = False
-    """Leave answers to problems of `val_data` and `test_data` out instead of refusing the file."""
-    val_share: float = 0.05
-    """Share of the problems in `data` that is kept back for the validation loss."""
-    prompt_cap: int = 0
-    """Cap that the prompt names, here and in validations; 0 names `eval_cap`."""
     # --- optimizer and LoRA
     epochs: int = 3
     """Passes over the data."""
@@ -108,20 +86,14 @@ class Config(EvalOptions):
 
 @dataclass
 class Step(LogRow):
-    """One row of log.csv; `figures` are val_loss, val_pass@1 and val_tokens of a validation after this step."""
+    """One row of log.csv: loss in nats, norm of the gradient before the clip, response tokens; `figures` are val_*."""
 
     loss: float = 0.0
-    """Mean negative log-prob of the step's response tokens, in nats."""
     grad: float = 0.0
-    """Norm of the gradient, before it is clipped."""
     lr: float = 0.0
     tokens: int = 0
-    """Response tokens of the step."""
     update_s: float = 0.0
     val_s: float = 0.0
-
-
-# ---------------------------------------------------------------------------------------- loss and rate
 
 
 def add_loss(policy, answers: list[Answer], cfg: Config, tokens: int, scale: float = 1.0) -> dict[str, float]:
@@ -132,30 +104,27 @@ def add_loss(policy, answers: list[Answer], cfg: Config, tokens: int, scale: flo
         scale: The gradient comes out this many times as large.
     """
     policy.zero_grad(set_to_none=True)
-    device, n_tokens, loss_sum = next(policy.parameters()).device, sum(len(answer.ids) for answer in answers), 0.0
+    device, n_tokens, total = next(policy.parameters()).device, sum(len(answer.ids) for answer in answers), 0.0
     bf16 = device.type == "cuda" and policy.get_base_model().dtype == torch.bfloat16
     parts = micro_batches([answer.length for answer in answers], tokens)
     with Progress("update" if torch.is_grad_enabled() else "validation loss", len(parts), "piece") as progress:
         for part in parts:
             batch = [answers[i] for i in part]
-            width = max(answer.length for answer in batch)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)               # (B, T)
-            mask = torch.zeros(len(batch), width, dtype=torch.bool)              # (B, T), True on response tokens
-            for row, answer in enumerate(batch):
-                ids[row, : answer.length] = torch.tensor(answer.prompt_ids + answer.ids)
-                mask[row, len(answer.prompt_ids) : answer.length] = True
+            ids = pad_sequence([torch.tensor(a.prompt_ids + a.ids) for a in batch], True).to(device)       # (B, T)
+            on = [torch.arange(a.length) >= len(a.prompt_ids) for a in batch]
+            mask = pad_sequence(on, True).to(device)                             # (B, T), True on response tokens
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logp = token_logp(policy, ids.to(device), mask.to(device), 1.0, cfg.head_chunk)  # (N,)
-            loss = -logp.sum() / n_tokens  # of the whole batch's tokens: splitting it differently changes nothing
+                logp = token_logp(policy, ids, mask, 1.0, cfg.head_chunk)        # (N,)
+            loss = -logp.sum() / n_tokens  # tokens of the WHOLE batch: splitting it differently changes nothing
             if torch.is_grad_enabled():
                 (loss * scale).backward()
-            loss_sum += loss.item()
+            total += loss.item()
             progress.step()
-    return {"loss": loss_sum}
+    return {"loss": total}
 
 
 def rate(step: int, steps: int, cfg: Config) -> float:
-    """Rate of a step, from 1: in a line up to lr, then along half a cosine down to lr / 10.
+    """Rate of a step, counted from 1: in a line up to lr, then along half a cosine down to lr / 10.
 
     >>> [round(rate(step, 10, Config(lr=1.0, warmup=0.2)), 3) for step in (1, 2, 6, 10)]
     [0.5, 1.0, 0.55, 0.1]
@@ -163,70 +132,50 @@ def rate(step: int, steps: int, cfg: Config) -> float:
     rising = max(1, round(cfg.warmup * steps))
     if step <= rising:
         return cfg.lr * step / rising
-    done = (step - rising) / (steps - rising)
-    return cfg.lr * (0.55 + 0.45 * math.cos(math.pi * done))
+    return cfg.lr * (0.55 + 0.45 * math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-# ---------------------------------------------------------------------------------------- the run
-
-
-def check_options(cfg: Config) -> None:
-    """Exits with status 2 and one line for options that cannot work."""
-    if not cfg.data:
-        die("--data: name a file of answers (python sample.py --data ... --out FILE writes one)")
-    for name in ("max_tokens", "epochs", "batch", "checkpoint_every", "head_chunk", "lora_r", "eval_cap", "eval_samples"):
-        if getattr(cfg, name) < 1:
-            die(f"--{name} {getattr(cfg, name)} must be at least 1")
-    for name in ("warmup", "beta2", "val_share"):
-        if not 0 <= getattr(cfg, name) < 1:
-            die(f"--{name} {getattr(cfg, name)} must be at least 0 and below 1")
+def validate(cfg: Config, folder: RunFolder, sampler: Sampler, problems: list[dict], answers: list[Answer]) -> None:
+    """Measures the policy after the last step, on problems and on answers, and saves it as a checkpoint."""
+    step = folder.history[-1]
+    sampler.refresh()
+    with folder.stoppable(), torch.no_grad():
+        label, named = f"validation after step {step.step}", cfg.prompt_cap or cfg.eval_cap
+        result, rows = evaluate(sampler, problems, cfg, cfg.val_data, named, label, folder.path / PARTIAL)
+        loss = add_loss(sampler.policy, answers, cfg, cfg.tokens_per_micro_batch)["loss"] if answers else math.nan
+    step.val_s = result["seconds"]
+    step.figures |= {"val_loss": loss} if answers else {}
+    step.figures |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
+    folder.write_log()
+    examples = markdown_of(rows[: 4 * cfg.eval_samples : cfg.eval_samples], step.step)
+    text = json.dumps(result | {"step": step.step} | step.figures, indent=1) + "\n"
+    folder.save(f"step{step.step:04d}", {"eval.json": text, "samples.md": examples})
+    folder.keep([])
+    passed = f"pass@1 {100 * result['pass@1']:.1f} % | mean tokens {result['mean_tokens']:.0f}"
+    folder.log(f"  validation: loss {loss:.4f} | {passed} | {step.val_s:.0f}s")
 
 
 def train(cfg: Config, folder: RunFolder) -> None:
-    # --- 1. load: base and LoRA, answers, validation problems
+    # --- 1. load: answers and problems first, then the model
+    tokenizer, config = open_model(cfg)
+    problems = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key)
+    checked_prompts(cfg, tokenizer, config, cfg.val_data, problems, cfg.eval_cap, cfg.prompt_cap or cfg.eval_cap)
+    answers, val_answers, notes = load_answers(cfg, tokenizer, config)
     policy, tokenizer = load_trainable(cfg, str(folder.resume or cfg.init_adapter), "", cfg.lora_r, cfg.lora_alpha)
+    compare_prompt(cfg, cfg.init_adapter)
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
     if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    compare_prompt(cfg, cfg.init_adapter)
-    limit, why = longest_exact(base.config)
-    if cfg.max_tokens > limit:
-        die(f"--max_tokens {cfg.max_tokens} exceeds the model's {why} of {limit}")
-    answers, val_answers, notes = load_answers(cfg, tokenizer)
-    problems, named = load_problems(cfg.val_data, cfg.problem_key, cfg.answer_key), cfg.prompt_cap or cfg.eval_cap
-    checked_prompts(cfg, tokenizer, base.config, cfg.val_data, problems, cfg.eval_cap, named)
     longest = max(answer.length for answer in answers)
-    if base.device.type == "cuda":
-        notes.append(memory_plan(base, cfg, longest).line())
+    notes += [memory_plan(base, cfg, longest).line()] if base.device.type == "cuda" else []
     sampler = Sampler(policy, tokenizer, cfg, longest)
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=cfg.weight_decay)
     folder.start(policy, optimizer, notes)
     steps, tokens = math.ceil(len(answers) * cfg.epochs / cfg.batch), cfg.tokens_per_micro_batch
+    due = {*range(cfg.checkpoint_every, steps, cfg.checkpoint_every), steps}
+    if folder.resume and folder.resume.name.startswith("last") and folder.last_step in due:
+        validate(cfg, folder, sampler, problems, val_answers)  # it was stopped in the middle of this one
 
-    def validate() -> None:
-        step = folder.history[-1]
-        sampler.refresh()
-        with folder.stoppable():
-            label, partial = f"validation after step {step.step}", folder.path / PARTIAL
-            result, rows = evaluate(sampler, problems, cfg, cfg.val_data, named, label, partial)
-            with torch.no_grad():
-                val_loss = add_loss(policy, val_answers, cfg, tokens)["loss"] if val_answers else math.nan
-        step.val_s = result["seconds"]
-        step.figures |= {"val_loss": val_loss, "val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
-        folder.write_log()
-        result |= {"step": step.step, "val_loss": val_loss}
-        examples = markdown_of(rows[: 4 * cfg.eval_samples : cfg.eval_samples], step.step)
-        files = {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples}
-        folder.save(f"step{step.step:04d}", files)
-        folder.keep([])
-        passed = f"pass@1 {100 * result['pass@1']:.1f} % | mean tokens {result['mean_tokens']:.0f}"
-        folder.log(f"  validation: loss {val_loss:.4f} | {passed} | {step.val_s:.0f}s")
-
-    def due(number: int) -> bool:
-        return number % cfg.checkpoint_every == 0 or number == steps
-
-    if folder.resume and folder.resume.name.startswith("last") and due(folder.last_step):
-        validate()  # it was stopped in the middle of this one
     for number in range(folder.last_step + 1, steps + 1):
         # --- 2. the gradient of a batch
         clock = time.time()
@@ -241,28 +190,27 @@ def train(cfg: Config, folder: RunFolder) -> None:
             )  # fmt: skip
         tokens = tokens if fitted == largest else fitted
 
-        # --- 3. the step; none for a NaN or infinite gradient
+        # --- 3. the optimizer's step; none for a NaN or infinite gradient
+        lr, loss = rate(number, steps, cfg), figures["loss"]
         for part in optimizer.param_groups:
-            part["lr"] = rate(number, steps, cfg)
+            part["lr"] = lr
         grad = torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip).item()
-        if math.isfinite(grad) and math.isfinite(figures["loss"]):
+        if math.isfinite(grad) and math.isfinite(loss):
             optimizer.step()
         policy.zero_grad(set_to_none=True)
 
         # --- 4. log, validate, checkpoint
-        step = Step(number, loss=figures["loss"], grad=grad, lr=rate(number, steps, cfg), tokens=n_tokens)
-        step.update_s = round(time.time() - clock, 3)
-        folder.history.append(step)
+        folder.history.append(Step(number, loss, grad, lr, n_tokens, round(time.time() - clock, 3)))
         folder.write_log()
         left = (steps - number) * mean(step.update_s for step in folder.history[-20:])
-        folder.log(f"step {number:4d}/{steps} | loss {step.loss:.4f} | grad {grad:.2g} | lr {step.lr:.2g} | "
-                   f"{n_tokens} tokens | {step.update_s:.1f}s | {left // 3600:.0f}h{left // 60 % 60:02.0f}m left")  # fmt: skip
-        if len(folder.history) > 2 and not any(math.isfinite(s.loss + s.grad) for s in folder.history[-3:]):
+        folder.log(f"step {number:4d}/{steps} | loss {loss:.4f} | grad {grad:.2g} | lr {lr:.2g} | {n_tokens} tokens | "
+                   f"{folder.history[-1].update_s:.1f}s | {left // 3600:.0f}h{left // 60 % 60:02.0f}m left")  # fmt: skip
+        if number > 2 and not any(math.isfinite(step.loss + step.grad) for step in folder.history[-3:]):
             raise Stop("error: NaN or infinite loss or gradient for 3 steps in a row: lower --lr", 1)
         if time.time() - folder.saved_at > 60 * cfg.save_minutes:
             folder.save("last")
-        if due(number):
-            validate()
+        if number in due:
+            validate(cfg, folder, sampler, problems, val_answers)
 
     # --- 5. the last step is the result
     final = str(folder.save("final"))
@@ -272,12 +220,17 @@ def train(cfg: Config, folder: RunFolder) -> None:
 
 
 def main(cfg: Config) -> None:
-    check_options(cfg)
+    for name in ("max_tokens", "epochs", "batch", "checkpoint_every", "head_chunk", "lora_r", "eval_cap", "eval_samples"):
+        if getattr(cfg, name) < 1:
+            die(f"--{name} {getattr(cfg, name)} must be at least 1")
+    for name in ("warmup", "beta2", "val_share"):
+        if not 0 <= getattr(cfg, name) < 1:
+            die(f"--{name} {getattr(cfg, name)} must be at least 0 and below 1")
     # With the words of the prompt in it, so that an edit of sample.py is seen when a run is resumed.
     cfg, usual = (dataclasses.replace(options, **prompt_texts(options)) for options in (cfg, Config()))
     with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), FREE, Step) as folder:
         if folder.done:
-            print(f"{folder.path} is done: python sft.py --fresh true begins anew")
+            print(f"{folder.path} is done; --fresh true begins anew")
         else:
             train(cfg, folder)
 

@@ -16,6 +16,7 @@ import reward
 from data.contests import normal
 from engine.files import die, note
 from engine.problems import PROBLEM_NAMES, answer_text, find_column, load_problems, load_table, pick, problem_text
+from engine.supported import longest_exact
 from engine.templates import turn_end
 from sample import encode_prompts, prompt_texts
 
@@ -188,7 +189,7 @@ def encode(rows: list[dict], tokenizer, cfg) -> list[Answer]:
         ids = [*takewhile(lambda token: token != end, ids)] + [end] * row["finished"]
         if sampled := row.get("response_ids"):
             body = sampled[: len(sampled) - row["finished"]]
-            if max(sampled) >= len(tokenizer) or tokenizer.decode(body, skip_special_tokens=False) != row["response"]:
+            if tokenizer.decode(body, skip_special_tokens=False) != row["response"]:
                 die(f"--data: the response_ids of an answer to {row['problem'][:40]!r} are not its text with the "
                     f"tokenizer of --model {cfg.model}; drop that column to encode the text")  # fmt: skip
             ids = list(sampled)
@@ -209,12 +210,17 @@ def split(answers: Sequence[Answer], share: float, seed: int) -> tuple[list[Answ
     return [a for a in answers if a.problem not in back], [a for a in answers if a.problem in back]
 
 
-def load_answers(cfg, tokenizer) -> tuple[list[Answer], list[Answer], list[str]]:
+def load_answers(cfg, tokenizer, config) -> tuple[list[Answer], list[Answer], list[str]]:
     """(to learn from, for the validation loss, lines for the log); exits with status 2 where no answer is left.
 
     Args:
-        cfg: `sft.Config`.
+        cfg: `sft.Config`. config: The model's, for its longest context.
     """
+    if not cfg.data:
+        die("--data: name a file of answers (python sample.py --data ... --out FILE writes one)")
+    limit, what = longest_exact(config)
+    if cfg.max_tokens > limit:
+        die(f"--max_tokens {cfg.max_tokens} exceeds the model's {what} of {limit}")
     rows = [row for source in cfg.data.split(",") for row in read_answers(source.strip(), cfg)]
     n_rows, out = len(rows), Counter()
     rows = kept(without_held_out(rows, cfg, out), cfg.keep, cfg.thinking, out)
@@ -228,6 +234,6 @@ def load_answers(cfg, tokenizer) -> tuple[list[Answer], list[Answer], list[str]]
     if not answers:
         die(f"--data {cfg.data}: none of {n_rows} answers is left with --keep {cfg.keep} ({why})")
     train, val = split(answers, cfg.val_share, cfg.seed)
-    tokens, problems = (sum(len(a.ids) for a in train), len({a.problem for a in train}))
+    tokens, problems = sum(len(a.ids) for a in train), len({a.problem for a in train})
     line = f"{len(train)} answers to {problems} problems with {tokens} tokens to learn from, {len(val)} for the loss"
-    return train, val, [line, f"left out of {n_rows}: {why}" if why else f"all {n_rows} rows are taken"]
+    return train, val, [line, f"left out of {n_rows}: {why}" if why else f"all {n_rows} answers are taken"]

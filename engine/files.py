@@ -174,6 +174,30 @@ class RoundOptions(EvalOptions):
     """Answers per problem in schedule.sh's test."""
 
 
+@dataclass
+class AnswerOptions(EvalOptions):
+    """Which answers are learnt: of sft.py."""
+
+    data: str = ""
+    """Answers to learn: a file (.jsonl, .parquet, .csv) or hub data set, or several with commas between."""
+    keep: Literal["right", "shortest", "all"] = "right"
+    """right: every right answer that ended; shortest: of these the shortest to each problem; all: everything."""
+    response_key: str = "response"
+    """Column that holds the response, or a list of several; without it a chat is read (messages, conversations)."""
+    thinking_key: str = ""
+    """Column that holds the thought, where it is not a part of the response."""
+    max_tokens: int = 4096
+    """Longest prompt with its response; longer ones are left out."""
+    val_data: str = "out/toy_base/val.jsonl"
+    """Problems that are answered at each checkpoint. Answers to them, or to `test_data`, are refused in `data`."""
+    drop_held_out: bool = False
+    """Leave answers to problems of `val_data` and `test_data` out instead of refusing the file."""
+    val_share: float = 0.05
+    """Share of the problems in `data` that is kept back for the validation loss."""
+    prompt_cap: int = 0
+    """Cap that the prompt names, in learning and in validations; 0 names `eval_cap`."""
+
+
 def parse(config_class, args: list[str] | None = None, also: str = ""):
     """Reads a script's options from YAML (--config) and flags; unknown keys and wrong types stop with one line.
 

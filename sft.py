@@ -1,15 +1,13 @@
 """Supervised fine-tuning on whole answers: distillation, a cold start, or the shortest right answers. LoRA over NF4.
 
-    python sample.py --data out/toy_base/train.jsonl --samples 4 --cap 640 --temperature 1 --top_p 1 --out out/teacher.jsonl
+    python sample.py --data out/toy_base/train.jsonl --samples 4 --cap 640 --temperature 1 --out out/teacher.jsonl
     python sft.py --config config/toy_sft.yaml --data out/teacher.jsonl --keep shortest --out_dir out/sft
     python eval.py --config config/toy.yaml --adapter out/sft/final --out_dir out/eval_sft
     python train_prune.py --config config/toy.yaml --init_adapter out/sft/final --cap 180 --out_dir out/after_sft
 
-The loss is the mean negative log-prob of the responses' tokens, the end token included, and of nothing else. What
-`--data` may be stands in docs/data.md. If interrupted, run the same command again; it resumes as train_prune.py does.
-
-How this differs from the papers (R1-Distill, Sky-T1, s1, LIMO): a LoRA instead of all weights, hence a higher rate, and
-the loss is a mean over the batch's tokens. Reading order: Config, `add_loss`, and `train`, which is the loop.
+The loss is the mean negative log-prob of the responses' tokens, the end token included, and of nothing else. Unlike
+R1-Distill, Sky-T1, s1 and LIMO it trains a LoRA, at a higher rate. docs/data.md says what `--data` may be. If
+interrupted, run the same command again; it resumes as train_prune.py does.
 """
 
 import dataclasses
@@ -19,7 +17,6 @@ import math
 import time
 from dataclasses import dataclass
 from statistics import fmean as mean
-from typing import Literal
 
 import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one line, too)
 
@@ -43,9 +40,8 @@ from train_prune import FREE, PARTIAL, batch_of
 
 @dataclass
 class Config(AnswerOptions):
-    """Options of sft.py: each is a YAML key and a --flag."""
+    """Options of sft.py: each is a YAML key and a --flag. Those of data, folder and memory are in engine/files.py."""
 
-    # --- optimizer and LoRA
     epochs: int = 3
     """Passes over the data."""
     batch: int = 32
@@ -66,22 +62,6 @@ class Config(AnswerOptions):
     """LoRA scale: alpha / r."""
     init_adapter: str = ""
     """Adapter to go on from; empty starts a new LoRA."""
-    # --- run
-    out_dir: str = "out/sft"
-    """Folder of this run."""
-    fresh: bool = False
-    """Move a folder that is there to <out_dir>.old1 (or the next free number) and begin anew."""
-    checkpoint_every: int = 50
-    """Steps between checkpoints, each with the validation loss, pass@1 and length."""
-    save_minutes: float = 10.0
-    """Minutes after which the state is saved between checkpoints, too: what a kill can cost."""
-    # --- memory: lower these first when the card runs out
-    tokens_per_micro_batch: int = 16384
-    """Padded tokens per backward pass: moves speed and memory, never the gradient."""
-    head_chunk: int = 512
-    """Tokens whose logits exist at the same time."""
-    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
-    """Recompute activations in the backward; auto: on CUDA."""
 
 
 @dataclass
@@ -110,7 +90,7 @@ def add_loss(policy, answers: list[Answer], cfg: Config, tokens: int, scale: flo
     with Progress("update" if torch.is_grad_enabled() else "validation loss", len(parts), "piece") as progress:
         for part in parts:
             batch = [answers[i] for i in part]
-            ids = pad_sequence([torch.tensor(a.prompt_ids + a.ids) for a in batch], True).to(device)       # (B, T)
+            ids = pad_sequence([torch.tensor(a.prompt_ids + a.ids) for a in batch], True).to(device)  # (B, T)
             on = [torch.arange(a.length) >= len(a.prompt_ids) for a in batch]
             mask = pad_sequence(on, True).to(device)                             # (B, T), True on response tokens
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -203,8 +183,9 @@ def train(cfg: Config, folder: RunFolder) -> None:
         folder.history.append(Step(number, loss, grad, lr, n_tokens, round(time.time() - clock, 3)))
         folder.write_log()
         left = (steps - number) * mean(step.update_s for step in folder.history[-20:])
-        folder.log(f"step {number:4d}/{steps} | loss {loss:.4f} | grad {grad:.2g} | lr {lr:.2g} | {n_tokens} tokens | "
-                   f"{folder.history[-1].update_s:.1f}s | {left // 3600:.0f}h{left // 60 % 60:02.0f}m left")  # fmt: skip
+        took = f"{n_tokens} tokens | {folder.history[-1].update_s:.1f}s"
+        folder.log(f"step {number:4d}/{steps} | loss {loss:.4f} | grad {grad:.2g} | lr {lr:.2g} | {took} | "
+                   f"{left // 3600:.0f}h{left // 60 % 60:02.0f}m left")  # fmt: skip
         if number > 2 and not any(math.isfinite(step.loss + step.grad) for step in folder.history[-3:]):
             raise Stop("error: NaN or infinite loss or gradient for 3 steps in a row: lower --lr", 1)
         if time.time() - folder.saved_at > 60 * cfg.save_minutes:
@@ -220,7 +201,7 @@ def train(cfg: Config, folder: RunFolder) -> None:
 
 
 def main(cfg: Config) -> None:
-    for name in ("max_tokens", "epochs", "batch", "checkpoint_every", "head_chunk", "lora_r", "eval_cap", "eval_samples"):
+    for name in "max_tokens epochs batch checkpoint_every head_chunk lora_r eval_cap eval_samples".split():
         if getattr(cfg, name) < 1:
             die(f"--{name} {getattr(cfg, name)} must be at least 1")
     for name in ("warmup", "beta2", "val_share"):

@@ -1,8 +1,7 @@
 """Answers to learn from, as token ids: what sft.py reads, chooses and encodes.
 
-A source is a rollout file of sample.py or eval.py, a file with problem and response in two columns, chats
-(`messages`, or `conversations`), or a data set of the hub with one of these. Prompt and response are joined as token
-ids. They never go through the template's assistant turn, because some templates delete the thought there.
+A source is a rollout file, rows with a problem and a response, or chats (docs/data.md). Prompt and response are joined
+as token ids. They never go through the template's assistant turn, because some templates delete the thought there.
 """
 
 import os
@@ -27,12 +26,11 @@ TAGS = {"<|begin_of_thought|>": "<think>", "<|end_of_thought|>": "</think>",
 
 
 class Answer(NamedTuple):
-    """One response to learn, with its prompt."""
+    """One response to learn, with its prompt; its tokens have the end token where it has ended."""
 
     problem: str
     prompt_ids: list[int]
     ids: list[int]
-    """Response tokens, with the end token where the response has ended."""
 
     @property
     def length(self) -> int:
@@ -60,19 +58,19 @@ def read_answers(source: str, cfg) -> list[dict]:
     rows = []
     for number, row in enumerate(table, start=1):
         problem, found = last_exchange(row.get(chat)) if chat else (pick(row, asked), pick(row, cfg.response_key))
-        problem, found = problem_text(problem).strip(), found if isinstance(found, list) else [found]
-        thought = pick(row, cfg.thinking_key) if cfg.thinking_key else ""
-        if not problem or not found or not all(isinstance(x, str) and x.strip() for x in (*found, thought or "-")):
-            die(f"{source} row {number}: no text in {asked} or {chat or cfg.response_key}")
-        if cfg.thinking_key and not thought:
-            die(f"{source} row {number}: no {cfg.thinking_key} (--thinking_key); its columns: {', '.join(row)}")
+        problem, found = problem_text(problem), found if isinstance(found, list) else [found]
+        thought = pick(row, cfg.thinking_key) if cfg.thinking_key else "none"
+        if not found or not all(isinstance(x, str) and x.strip() for x in (problem, *found, thought)):
+            wanted = ", ".join(filter(None, (asked, chat or cfg.response_key, cfg.thinking_key)))
+            die(f"{source} row {number} has no text in one of {wanted}; its columns: {', '.join(row)}")
         gold = answer_text(row["gold"] if "gold" in row else pick(row, cfg.answer_key))
         ended = row.get("finished", row.get("is_reasoning_complete", True))  # the latter: OpenR1-Math, a list
+        sampled = {"prompt", "n_tokens", "response_ids"} - {asked}
+        one = {key: row[key] for key in sampled if row.get(key) is not None} | {"problem": problem, "gold": gold}
         for k, text in enumerate(found):
-            one = {key: row[key] for key in ("prompt", "n_tokens", "response_ids") if row.get(key) is not None}
             finished = bool(ended[k]) if isinstance(ended, list) and k < len(ended) else bool(ended)
-            one |= {"finished": finished, "correct": row.get("correct"), "gold": gold, "problem": problem}
-            rows.append(one | {"response": tagged(text, thought)})
+            text = tagged(text, thought if cfg.thinking_key else "")
+            rows.append(one | {"response": text, "finished": finished, "correct": row.get("correct")})
     return rows
 
 
@@ -103,16 +101,9 @@ def tagged(text: str, thought: str = "") -> str:
 
 
 def kept(rows: list[dict], keep: str, thinking: bool, out: Counter) -> list[dict]:
-    """The rows that `keep` lets through, without repetitions ("shortest" is for `shortest`, when they have tokens).
+    """The rows that may be learnt, without repetitions; `out` gets how many were left out, by reason.
 
-    Args:
-        rows: See `read_answers`. keep: See `sft.Config.keep`.
-        out: Gets how many were left out, by reason.
-
-    >>> row, out = {"problem": "1+1", "gold": "2", "finished": True}, Counter()
-    >>> rows = [row | {"response": r, "correct": r == "2"} for r in ("2", "3", "2")]
-    >>> len(kept(rows, "right", False, out)), dict(out)
-    (1, {'wrong': 1, 'doubled': 1})
+    Here "shortest" is as "right"; see `shortest`.
     """
     if keep != "all":
         unknown = [row for row in rows if row["correct"] is None]
@@ -124,7 +115,7 @@ def kept(rows: list[dict], keep: str, thinking: bool, out: Counter) -> list[dict
             row["correct"] = verdict.correct
     found: dict[tuple, dict] = {}
     for row in rows:
-        same = (normal(row["problem"]), row["response"])
+        same = (" ".join(row["problem"].split()), row["response"])
         if keep != "all" and not (row["finished"] and row["correct"]):
             out["wrong" if row["finished"] else "cut off"] += 1
         elif same in found:
@@ -142,17 +133,13 @@ def shortest(answers: list[Answer]) -> list[Answer]:
     """
     best: dict[str, Answer] = {}
     for answer in answers:
-        name = normal(answer.problem)
-        if name not in best or len(answer.ids) < len(best[name].ids):
-            best[name] = answer
+        if answer.problem not in best or len(answer.ids) < len(best[answer.problem].ids):
+            best[answer.problem] = answer
     return list(best.values())
 
 
 def without_held_out(rows: list[dict], cfg, out: Counter) -> list[dict]:
-    """The rows without problems of validation and test, by the normal form of data/contests.py.
-
-    Exits with status 2 where there are some, unless --drop_held_out says to leave them out.
-    """
+    """The rows without problems of validation and test, by the normal form of data/contests.py, if they may be there."""
     held_out = {normal(problem["problem"]): path for path in (cfg.val_data, cfg.test_data) if path
                 for problem in load_problems(path, cfg.problem_key, cfg.answer_key)}  # fmt: skip
     leaks = Counter(held_out[name] for row in rows if (name := normal(row["problem"])) in held_out)
@@ -172,8 +159,7 @@ def encode(rows: list[dict], tokenizer, cfg) -> list[Answer]:
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     texts, prompts = encode_prompts(tokenizer, problems, cap, **prompt_texts(cfg))
     prompt_of = dict(zip(problems, zip(texts, prompts)))
-    end = turn_end(tokenizer)[0]
-    end = tokenizer.eos_token_id if end is None else end
+    end = tokenizer.eos_token_id if (closing := turn_end(tokenizer)[0]) is None else closing
     for row in rows:
         text = prompt_of[row["problem"]][0]
         if row.get("prompt", text) != text:
@@ -195,10 +181,10 @@ def encode(rows: list[dict], tokenizer, cfg) -> list[Answer]:
             ids = list(sampled)
         elif "n_tokens" in row:
             ours, theirs = ours + len(ids), theirs + row["n_tokens"]
-        answers.append(Answer(row["problem"], prompt_of[row["problem"]][1], ids))
+        answers.append(Answer(" ".join(row["problem"].split()), prompt_of[row["problem"]][1], ids))
     if abs(ours - theirs) > 0.05 * theirs:  # a text has several spellings in tokens, seldom ones of other lengths
-        die(f"--data: by n_tokens the answers have {theirs} tokens, and {ours} with the tokenizer of --model {cfg.model}: "
-            "another one has made them; drop the columns prompt and n_tokens to encode the text")  # fmt: skip
+        die(f"--data: the answers have {theirs} tokens by n_tokens, and {ours} with the tokenizer of --model "
+            f"{cfg.model}: another one has made them; drop the columns prompt and n_tokens")  # fmt: skip
     return answers
 
 
@@ -211,11 +197,7 @@ def split(answers: Sequence[Answer], share: float, seed: int) -> tuple[list[Answ
 
 
 def load_answers(cfg, tokenizer, config) -> tuple[list[Answer], list[Answer], list[str]]:
-    """(to learn from, for the validation loss, lines for the log); exits with status 2 where no answer is left.
-
-    Args:
-        cfg: `sft.Config`. config: The model's, for its longest context.
-    """
+    """(to learn from, for the validation loss, lines for the log); exits with status 2 where no answer is left."""
     if not cfg.data:
         die("--data: name a file of answers (python sample.py --data ... --out FILE writes one)")
     limit, what = longest_exact(config)
@@ -225,7 +207,7 @@ def load_answers(cfg, tokenizer, config) -> tuple[list[Answer], list[Answer], li
     n_rows, out = len(rows), Counter()
     rows = kept(without_held_out(rows, cfg, out), cfg.keep, cfg.thinking, out)
     whole = encode(rows, tokenizer, cfg)
-    answers = [answer for answer in whole if answer.length <= cfg.max_tokens]
+    answers = [answer for answer in whole if answer.ids and answer.length <= cfg.max_tokens]
     out[f"over --max_tokens {cfg.max_tokens}"] += len(whole) - len(answers)
     if cfg.keep == "shortest":
         n, answers = len(answers), shortest(answers)

@@ -176,8 +176,9 @@ class RoundOptions(EvalOptions):
 
 @dataclass
 class AnswerOptions(EvalOptions):
-    """Which answers are learnt: of sft.py."""
+    """What sft.py reads and writes, and the memory that it takes."""
 
+    # --- data
     data: str = ""
     """Answers to learn: a file (.jsonl, .parquet, .csv) or hub data set, or several with commas between."""
     keep: Literal["right", "shortest", "all"] = "right"
@@ -196,6 +197,22 @@ class AnswerOptions(EvalOptions):
     """Share of the problems in `data` that is kept back for the validation loss."""
     prompt_cap: int = 0
     """Cap that the prompt names, in learning and in validations; 0 names `eval_cap`."""
+    # --- run
+    out_dir: str = "out/sft"
+    """Folder of this run."""
+    fresh: bool = False
+    """Move a folder that is there to <out_dir>.old1 (or the next free number) and begin anew."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints, each with the validation loss, pass@1 and length."""
+    save_minutes: float = 10.0
+    """Minutes after which the state is saved between checkpoints, too: what a kill can cost."""
+    # --- memory: lower these first when the card runs out
+    tokens_per_micro_batch: int = 16384
+    """Padded tokens per backward pass: moves speed and memory, never the gradient."""
+    head_chunk: int = 512
+    """Tokens whose logits exist at the same time."""
+    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
+    """Recompute activations in the backward; auto: on CUDA."""
 
 
 def parse(config_class, args: list[str] | None = None, also: str = ""):

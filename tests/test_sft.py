@@ -111,8 +111,8 @@ def test_keep_by_hand():
     out = Counter()
     assert kept(rows, "right", True, out) == [rows[0], rows[1], rows[5]] and out == {"wrong": 1, "doubled": 1, "cut off": 1}
     assert kept(rows, "all", True, Counter()) == [rows[0], rows[1], rows[2], rows[4], rows[5]]
-    a, b, c = Answer("p", [], [1, 2]), Answer("P", [], [3]), Answer("p", [], [4])
-    assert shortest([a, b, c]) == [b]  # P and p are one problem; of equals the first
+    a, b, c = Answer("p", [], [1, 2]), Answer("p", [], [3]), Answer("p", [], [4])
+    assert shortest([a, b, c]) == [b]  # of equals the first
 
 
 def test_a_row_without_a_verdict_is_graded_as_rollouts_are(cfg):
@@ -153,6 +153,7 @@ PUBLIC = {  # one row with the published columns of each
                     {"from": "user", "value": "1 + 1?"},
                     {"from": "assistant", "value": "<|begin_of_thought|>\n\nt\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n2\n\n<|end_of_solution|>"}]},
                {}, ["<think>\n\nt\n\n</think>\n\n\n\n2\n\n"]),
+    "problems in a column prompt": ({"prompt": "1 + 1?", "response": "2"}, {}, ["2"]),
     "chat": ({"messages": CHAT}, {}, ["2"]),
 }  # fmt: skip
 
@@ -163,7 +164,7 @@ def test_public_sets_are_read_by_their_columns(name, tmp_path):
     rows = read_answers(write(tmp_path / "set.jsonl", [made]), Config(**options))
     assert [(r["problem"], r["response"]) for r in rows] == [("1 + 1?", text) for text in responses]
     assert [r["finished"] for r in rows] == made.get("is_reasoning_complete", [True])
-    assert rows[0]["gold"] == made.get("answer", "")
+    assert rows[0]["gold"] == made.get("answer", "") and "prompt" not in rows[0]
 
 
 def test_files_are_joined_and_what_is_left_out_is_counted(cfg, tmp_path):
@@ -201,8 +202,8 @@ BAD = {  # rows, options, what the line says
     "all too long": (answer_rows(), {"max_tokens": 20}, "over --max_tokens 20"),
     "beyond the context": (answer_rows(), {"max_tokens": 600}, "--max_tokens 600 exceeds the model's context of 512"),
     "no such column": (answer_rows(), {"response_key": "solution"}, "no column 'solution'"),
-    "no thought": (answer_rows(), {"thinking_key": "thought"}, "no thought (--thinking_key)"),
-    "an empty response": ([*answer_rows(), {"problem": "p", "response": " "}], {}, "row 13: no text"),
+    "no thought": (answer_rows(), {"thinking_key": "thought"}, "row 1 has no text in one of problem, response, thought"),
+    "an empty response": ([*answer_rows(), {"problem": "p", "response": " "}], {}, "row 13 has no text"),
     "no file": (None, {}, "answers.jsonl does not exist"),
     "no batch": (answer_rows(), {"batch": 0}, "--batch 0"),
     "a warm-up of everything": (answer_rows(), {"warmup": 1.0}, "--warmup"),

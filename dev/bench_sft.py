@@ -145,9 +145,9 @@ def sft_step(cfg: Config) -> None:
     if not (names := [name for name in SETTINGS if cfg.setting in name]):
         die(f"--setting {cfg.setting} is in the name of no setting")
     try:
-        version("trl")
+        version("trl" if cfg.only != "ours" else "torch")
     except PackageNotFoundError:
-        die("the comparison needs TRL: pip install trl")
+        die("--only ours runs without TRL; the comparison needs it: pip install trl")
     table, peaks = [], cfg.peaks and not cfg.only
     parts = len(names) * (cfg.repeats + 1 if cfg.only else 4 * (cfg.repeats + 1) + 3 * peaks)
     progress = Progress(parts, "about 3 minutes on 2 CPU cores")

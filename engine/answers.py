@@ -7,7 +7,6 @@ as token ids. They never go through the template's assistant turn, because some 
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ from engine.supported import longest_exact
 from engine.templates import turn_end
 from sample import encode_prompts, prompt_texts
 
-CHATS = ("messages", "conversations")
 # Sky-T1's words for what we and most models call <think>.
 TAGS = {"<|begin_of_thought|>": "<think>", "<|end_of_thought|>": "</think>",
         "<|begin_of_solution|>": "", "<|end_of_solution|>": ""}  # fmt: skip
@@ -48,7 +46,7 @@ def read_answers(source: str, cfg) -> list[dict]:
     """
     table = list(load_table(source))
     columns = list(dict.fromkeys(key for row in table for key in row))
-    asked = chat = next((name for name in CHATS if name in columns), None)
+    asked = chat = next((name for name in ("messages", "conversations") if name in columns), None)
     if cfg.response_key.split(".")[0] in columns:
         asked, chat = find_column(columns, cfg.problem_key, PROBLEM_NAMES, source), None
     if not asked:
@@ -139,7 +137,7 @@ def shortest(answers: list[Answer]) -> list[Answer]:
 
 
 def without_held_out(rows: list[dict], cfg, out: Counter) -> list[dict]:
-    """The rows without problems of validation and test, by the normal form of data/contests.py, if they may be there."""
+    """The rows without problems of validation and test (normal form of data/contests.py); exits with 2 for some."""
     held_out = {normal(problem["problem"]): path for path in (cfg.val_data, cfg.test_data) if path
                 for problem in load_problems(path, cfg.problem_key, cfg.answer_key)}  # fmt: skip
     leaks = Counter(held_out[name] for row in rows if (name := normal(row["problem"])) in held_out)
@@ -188,7 +186,7 @@ def encode(rows: list[dict], tokenizer, cfg) -> list[Answer]:
     return answers
 
 
-def split(answers: Sequence[Answer], share: float, seed: int) -> tuple[list[Answer], list[Answer]]:
+def split(answers: list[Answer], share: float, seed: int) -> tuple[list[Answer], list[Answer]]:
     """(to learn from, for the validation loss): whole problems are kept back, at least one where there are two."""
     problems = list(dict.fromkeys(answer.problem for answer in answers))
     n = max(1, round(share * len(problems))) if share > 0 and len(problems) > 1 else 0
@@ -197,7 +195,7 @@ def split(answers: Sequence[Answer], share: float, seed: int) -> tuple[list[Answ
 
 
 def load_answers(cfg, tokenizer, config) -> tuple[list[Answer], list[Answer], list[str]]:
-    """(to learn from, for the validation loss, lines for the log); exits with status 2 where no answer is left."""
+    """(to learn from, for the validation loss, lines for the log); exits with status 2 where nothing is left."""
     if not cfg.data:
         die("--data: name a file of answers (python sample.py --data ... --out FILE writes one)")
     limit, what = longest_exact(config)

@@ -169,12 +169,22 @@ def add_gradient(policy, items: list[Item], n_tokens: int, cfg, tokens: int) -> 
         n_tokens: See `micro_step`.
         tokens: Padded tokens per backward pass, at most; at least one rollout goes through.
     """
+    return without_overflow(policy, n_tokens, functools.partial(gradient_of, policy, items, n_tokens, cfg, tokens))
+
+
+def without_overflow(policy, n_tokens: int, gradient: Callable[[float], dict[str, float]]) -> dict[str, float]:
+    """Calls `gradient(scale of the loss)` as float16 needs it, undoes the scale, and returns the figures of the call.
+
+    Args:
+        n_tokens: Response tokens of the batch.
+        gradient: Leaves the gradient in the policy, begun from nothing; "loss" is among its figures.
+    """
     # float16 ends at 65504 and below 6e-8. So there the loss is divided by the batch's tokens after the backward, not
     # before; where a gradient overflows, it is made again smaller. No step is lost. LoRA and its gradient are float32.
     half = policy.get_base_model().dtype == torch.float16
     scale = 16.0 * max(1, n_tokens) if half else 1.0
     while True:
-        result = gradient_of(policy, items, n_tokens, cfg, tokens, scale)
+        result = gradient(scale)
         gradients = [p.grad for p in policy.parameters() if p.grad is not None]
         if scale == 1.0 or not math.isfinite(result["loss"]) or all(g.isfinite().all() for g in gradients):
             for gradient in gradients if scale != 1.0 else []:

@@ -2,6 +2,7 @@
 
     python dev/bench.py rollouts                            # ours against generate, static cache and generate_batch
     python dev/bench.py step                                # a whole GRPO step against TRL's (pip install trl)
+    python dev/bench.py sft                                 # a step of sft.py against TRL's SFTTrainer
     python dev/bench.py scale                               # growth with rows, cap and model: a table and a picture
     python dev/bench.py memory --config config/r1_1.5b_24gb.yaml    # the plan for 8 to 24 GB, without loading weights
     python dev/bench.py hours --config config/r1_1.5b_24gb.yaml     # of three rounds on named cards, by arithmetic
@@ -26,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_prune  # noqa: E402
-from dev import bench_reward, bench_rollouts, bench_scale, bench_step  # noqa: E402
+from dev import bench_reward, bench_rollouts, bench_scale, bench_sft, bench_step  # noqa: E402
 from dev.bench_models import HUB, shape_config  # noqa: E402
 from dev.measure import report  # noqa: E402
 from engine import hours as roofline  # noqa: E402
@@ -100,6 +101,7 @@ def hours(cfg: Hours) -> None:
 COMMANDS = {
     "rollouts": (bench_rollouts.Config, bench_rollouts.rollouts),
     "step": (bench_step.Config, bench_step.step),
+    "sft": (bench_sft.Config, bench_sft.sft_step),
     "scale": (bench_scale.Config, bench_scale.scale),
     "memory": (Memory, memory),
     "hours": (Hours, hours),

@@ -28,13 +28,9 @@ def trl_steps(
         rewards: Of each rollout, by place.
         after: Called after each step with its CPU seconds, outside the clock.
     """
-    import transformers
+    quiet_trl()
     from datasets import Dataset
     from peft import LoraConfig
-
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
     from trl import GRPOTrainer
 
     model, _ = load_policy(cfg)
@@ -58,6 +54,15 @@ def trl_steps(
         trainer.add_callback(step_clock(after))
         with contextlib.redirect_stdout(io.StringIO()):  # its last log line
             trainer.train()
+
+
+def quiet_trl() -> None:
+    """Keeps TRL's and transformers' remarks out of the bench's lines; to be called before TRL is imported."""
+    import transformers
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
 
 
 def grpo_config(cfg, folder: str, n: int, steps: int):

@@ -28,10 +28,35 @@ CANDIDATES = 3  # checkpoints that keep their adapter for selection: where the s
 
 
 @dataclass
-class Step:
+class LogRow:
     """One row of log.csv, and one point in TensorBoard under the same names."""
 
     step: int
+    figures: dict[str, float] = field(default_factory=dict, kw_only=True)
+    """Further columns, after those of the class."""
+
+    def row(self) -> dict:
+        """Column -> value."""
+        row = dataclasses.asdict(self)
+        return row | row.pop("figures")
+
+    @classmethod
+    def of(cls, row: dict[str, str]):
+        """Reads a row of log.csv back; what a row has no value for, it does not have."""
+        kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "figures"}
+        own = {name: kind(row[name]) for name, kind in kinds.items() if row.get(name)}
+        return cls(**own, figures={k: float(v) for k, v in row.items() if k not in kinds and v})
+
+
+@dataclass
+class Step(LogRow):
+    """A step of train_prune.py.
+
+    `figures` are loss, grad (norm, before it is clipped), skipped (updates left out for a NaN or infinite loss or
+    gradient), those of `grpo.policy_loss` by their names, and val_* of a validation after this step. With several
+    updates a step these are their means. With beta 0 those of policy_loss are about the groups that are not dead.
+    """
+
     reward: float = 0.0
     """Mean over the step's rollouts."""
     correct: float = 0.0
@@ -56,15 +81,6 @@ class Step:
     sample_s: float = 0.0
     update_s: float = 0.0
     val_s: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
-    """Further columns: loss, grad (norm, before it is clipped), skipped (updates left out for a NaN or infinite loss or
-    gradient), those of `grpo.policy_loss` by their names, and val_* of a validation after this step. With several
-    updates a step these are their means. With beta 0 those of policy_loss are about the groups that are not dead."""
-
-    def row(self) -> dict:
-        """Column -> value."""
-        row = dataclasses.asdict(self)
-        return row | row.pop("figures")
 
     def line(self, steps: int, cap: int, groups: int, group: int, device: torch.device, seconds_left: float) -> str:
         """The step in one line of the log, with the names of log.csv."""
@@ -79,13 +95,6 @@ class Step:
             f"grad {self.figures['grad']:.2g} | {self.sample_s:.0f}s sample {self.update_s:.0f}s update{used} | "
             f"{seconds_left // 3600:.0f}h{seconds_left // 60 % 60:02.0f}m left"
         )
-
-    @classmethod
-    def of(cls, row: dict[str, str]) -> "Step":
-        """Reads a row of log.csv back; what a row has no value for, it does not have."""
-        kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "figures"}
-        own = {name: kind(row[name]) for name, kind in kinds.items() if row.get(name)}
-        return cls(**own, figures={k: float(v) for k, v in row.items() if k not in kinds and v})
 
 
 def check_disk(folder: Path, parameters: list[torch.Tensor]) -> None:
@@ -112,7 +121,7 @@ def check_disk(folder: Path, parameters: list[torch.Tensor]) -> None:
             probe.unlink()
 
 
-def write_table(path: Path, history: list[Step]) -> None:
+def write_table(path: Path, history: list[LogRow]) -> None:
     """Writes steps as CSV, beside and then in place; exits with status 1 where that fails (full, vanished)."""
     rows = [step.row() for step in history] or [{"step": ""}]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -127,7 +136,7 @@ def write_table(path: Path, history: list[Step]) -> None:
         os.replace(beside, path)
 
 
-def save_checkpoint(target: Path, model, optimizer, history: list[Step], files: dict[str, str]) -> None:
+def save_checkpoint(target: Path, model, optimizer, history: list[LogRow], files: dict[str, str]) -> None:
     """Writes adapter, optimizer, steps and files with their checksums to `target`, whole or not at all.
 
     Args:
@@ -203,13 +212,17 @@ def newest(folder: Path) -> tuple[Path | None, int]:
     return path, step
 
 
-def load_state(path: Path, optimizer, device) -> list[Step]:
-    """Loads the optimizer's state in place (running nothing in it) and returns the steps up to there."""
+def load_state(path: Path, optimizer, device, kind: type[LogRow] = Step) -> list[LogRow]:
+    """Loads the optimizer's state in place (running nothing in it) and returns the steps up to there.
+
+    Args:
+        kind: Of the rows of log.csv.
+    """
     kinds = (OSError, ValueError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError)
     with explained(f"{path}: optimizer.pt or log.csv is damaged", *kinds):
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=device))
         with open(path / "log.csv", newline="", encoding="utf-8") as f:
-            return [Step.of(row) for row in csv.DictReader(f)]
+            return [kind.of(row) for row in csv.DictReader(f)]
 
 
 def last_step_of(path: Path) -> int:

@@ -174,6 +174,47 @@ class RoundOptions(EvalOptions):
     """Answers per problem in schedule.sh's test."""
 
 
+@dataclass
+class AnswerOptions(EvalOptions):
+    """What sft.py reads and writes, and the memory that it takes."""
+
+    # --- data
+    data: str = ""
+    """Answers to learn: a file (.jsonl, .parquet, .csv) or hub data set, or several with commas between."""
+    keep: Literal["right", "shortest", "all"] = "right"
+    """right: every right answer that ended; shortest: of these the shortest to each problem; all: everything."""
+    response_key: str = "response"
+    """Column that holds the response, or a list of several; without it a chat is read (messages, conversations)."""
+    thinking_key: str = ""
+    """Column that holds the thought, where it is not a part of the response."""
+    max_tokens: int = 4096
+    """Longest prompt with its response; longer ones are left out."""
+    val_data: str = "out/toy_base/val.jsonl"
+    """Problems that are answered at each checkpoint. Answers to them, or to `test_data`, are refused in `data`."""
+    drop_held_out: bool = False
+    """Leave answers to problems of `val_data` and `test_data` out instead of refusing the file."""
+    val_share: float = 0.05
+    """Share of the problems in `data` that is kept back for the validation loss."""
+    prompt_cap: int = 0
+    """Cap that the prompt names, in learning and in validations; 0 names `eval_cap`."""
+    # --- run
+    out_dir: str = "out/sft"
+    """Folder of this run."""
+    fresh: bool = False
+    """Move a folder that is there to <out_dir>.old1 (or the next free number) and begin anew."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints, each with the validation loss, pass@1 and length."""
+    save_minutes: float = 10.0
+    """Minutes after which the state is saved between checkpoints, too: what a kill can cost."""
+    # --- memory: lower these first when the card runs out
+    tokens_per_micro_batch: int = 16384
+    """Padded tokens per backward pass: moves speed and memory, never the gradient."""
+    head_chunk: int = 512
+    """Tokens whose logits exist at the same time."""
+    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
+    """Recompute activations in the backward; auto: on CUDA."""
+
+
 def parse(config_class, args: list[str] | None = None, also: str = ""):
     """Reads a script's options from YAML (--config) and flags; unknown keys and wrong types stop with one line.
 

@@ -142,14 +142,7 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
     Exits with status 2, naming file and row, for a missing or empty file, a line over 10 MB, a row without problem or
     answer, or one id for two problems.
     """
-    if source.endswith(FILES) or os.path.exists(source):
-        if not os.path.isfile(source):
-            die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
-        table = read_table(source)
-    else:
-        table = load_hub(source)
-    if not len(table):
-        die(f"problem file {source} is empty")
+    table = load_table(source)
     columns = list(dict.fromkeys(key for row in table for key in row))
     problem_key = find_column(columns, problem_key, PROBLEM_NAMES, source)
     answer_key = find_column(columns, answer_key, ANSWER_NAMES, source)
@@ -205,6 +198,19 @@ def names_of(rows: list[dict], source: str) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------- files and the hub
+
+
+def load_table(source: str):
+    """The rows of a file or of a data set of the hub, as they stand there; exits with status 2 where there are none."""
+    if source.endswith(FILES) or os.path.exists(source):
+        if not os.path.isfile(source):
+            die(f"problem file {source} does not exist (data/toy.py and data/contests.py make some)")
+        table = read_table(source)
+    else:
+        table = load_hub(source)
+    if not len(table):
+        die(f"problem file {source} is empty")
+    return table
 
 
 def read_table(path: str) -> list[dict]:

@@ -3,7 +3,7 @@
     python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/round1       # Ctrl-C, and the same again
     python train_prune.py --config config/toy.yaml --cap 200 --out_dir out/round1 --fresh true
 
-train_prune.py decides when to save; this file does it. checkpoints.py keeps a checkpoint whole.
+train_prune.py and sft.py decide when to save; this file does it. checkpoints.py keeps a checkpoint whole.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from engine import checkpoints
-from engine.checkpoints import Step
+from engine.checkpoints import LogRow, Step
 from engine.files import aside_of, die, disk_errors, explained, fail, first_line, lock, read_json, write_text
 from engine.memory import out_of_memory
 from engine.policy import fingerprint
@@ -53,15 +53,16 @@ class RunFolder:
         options: All options of this run; `out_dir` is the folder.
         defaults: Their defaults, for options that the folder's config.yaml is too old to know.
         free: Options that may differ from those that the folder was made with.
+        kind: Of the rows of log.csv.
 
     Stop, or an exit of the user's making, saves the last completed step in `last/`. Memory that runs out where no retry
     helps, while loading or in the optimizer's step, ends in one line and status 1.
     """
 
-    def __init__(self, options: dict, defaults: dict, free: set[str]):
-        self.options, self.defaults, self.free = options | {"fresh": False}, defaults, free
+    def __init__(self, options: dict, defaults: dict, free: set[str], kind: type[LogRow] = Step):
+        self.options, self.defaults, self.free, self.kind = options | {"fresh": False}, defaults, free, kind
         self.fresh, self.path = options["fresh"], Path(options["out_dir"])
-        self.history: list[Step] = []
+        self.history: list[LogRow] = []
         self.resume: Path | None = None
         self.damaged: list[str] = []
         self.saved, self.policy, self.optimizer, self.board = 0, None, None, None
@@ -103,7 +104,7 @@ class RunFolder:
         self.policy, self.optimizer = policy, optimizer
         device = next(policy.parameters()).device
         if self.resume:
-            self.history = checkpoints.load_state(self.resume, optimizer, device)
+            self.history = checkpoints.load_state(self.resume, optimizer, device, self.kind)
         checkpoints.check_disk(self.path, [p for p in policy.parameters() if p.requires_grad])
         if not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False), status=1)
@@ -199,7 +200,8 @@ class RunFolder:
         """Writes a checkpoint of the last step with further files; returns its folder."""
         base = {"base": self.options["model"], "base_fingerprint": fingerprint(self.policy)}
         prompt = {k: self.options.get(k) for k in ("system", "instruction", "template_options", "thinking")}
-        note = base | {"cap": self.options["cap"], "step": self.last_step} | prompt
+        cap = {"cap": self.options["cap"]} if "cap" in self.options else {}  # sft.py has none
+        note = base | cap | {"step": self.last_step} | prompt
         files = {"nanoprune.json": json.dumps(note) + "\n"} | (files or {})
         checkpoints.save_checkpoint(self.path / name, self.policy, self.optimizer, self.history, files)
         self.saved, self.saved_at = self.last_step, time.time()
@@ -256,7 +258,7 @@ def check_folder(folder: Path, options: dict, defaults: dict, free: set[str]) ->
         die(f"{path} is damaged, or of another version: {', '.join(unknown)} is no option; --fresh true begins anew")
     mine, theirs = dict(options), defaults | theirs
     for each in (mine, theirs):  # one folder may be spelled in several ways
-        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter")}
+        each |= {k: each[k] and os.path.realpath(str(each[k])) for k in ("reference", "init_adapter") if k in each}
     if other := [k for k in mine if k not in free and mine[k] != theirs[k]]:
         changed = ", ".join(f"{k}: {theirs[k]} there, {mine[k]} now" for k in other)
         die(f"--out_dir {folder} was made with other options ({changed}); give the same options, take another folder, "

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from dev import bench, bench_models, bench_reward, bench_rollouts, bench_scale, bench_step, measure
+from dev import bench, bench_models, bench_reward, bench_rollouts, bench_scale, bench_sft, bench_step, measure
 from dev.bench_rollouts import run_generate, run_generate_batch, run_ours
 from engine import memory
 import reward as grader
@@ -216,6 +216,13 @@ def test_step_of_ours_needs_no_trl(capsys):
     step(model_size="tiny", problems=2, group=2, cap=8, repeats=1, only="ours", setting="beta 0.04")
     (row,) = last_line(capsys.readouterr().out)["rows"]
     assert row["method"] == "ours" and row["peak_mb"] > 100 and "ratio_to_trl" not in row
+
+
+def test_sft_counts_response_tokens_per_cpu_second(capsys):
+    bench_sft.sft_step(bench_sft.Config(model_size="tiny", rows=2, cap=8, repeats=1, only="ours", setting="nf4"))
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert row["tokens"] == sum(bench_models.forced_lengths(2, 8)) and row["peak_mb"] > 0
+    assert row["tokens_per_s"] == pytest.approx(row["tokens"] / row["seconds"], rel=0.1)
 
 
 def test_a_step_that_does_not_fit_ends_with_one_line(capsys, monkeypatch):

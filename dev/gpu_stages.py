@@ -210,7 +210,7 @@ def speed(s) -> dict:
         for weights in ("merged", "live"):
             for n in sizes if weights == "merged" else sizes[:1]:
                 rows = rows_of(model, n, context)
-                eager, replay = (lambda: rows.step(n)), sample.graphed(rows.step, n, s.device)
+                eager, replay = (lambda: rows.step(n)), sample.graphed(rows.step, n, s.device, rows.state)
                 figures[f"{weights}_{n}_eager_ms"] = milliseconds(s, eager, times)
                 figures[f"{weights}_{n}_graph_ms"] = milliseconds(s, lambda: replay(n), times)
             kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (not s.rehearse)

@@ -13,7 +13,7 @@ import torch.nn.attention.varlen
 import sample
 from conftest import ROOT, refusal, sampled
 from cuda_stand_in import recorder, strict_varlen
-from engine import files, policy, slots
+from engine import draw, files, graphs, policy, slots
 from engine.files import Options
 from engine.memory import until_it_fits
 from engine.policy import check_base, fingerprint, load_policy, pick_device, pick_dtype, set_allocator, token_logp
@@ -145,7 +145,7 @@ def test_the_first_error_of_a_capture_counts_where_ending_it_raises_another(monk
                 raise first
 
         monkeypatch.setattr(torch.cuda, "graph", Broken)
-        run = slots.graphed(step, 4, torch.device("cuda"))
+        run = graphs.graphed(step, 4, torch.device("cuda"), [])
         with pytest.raises(kind):
             run(4)
 
@@ -365,7 +365,7 @@ def test_on_a_card_a_capture_that_fails_leaves_the_default_stream(capsys):
         counter.add_(1)
         counter.item()  # the host waits: no graph can hold that
 
-    run, before = slots.graphed(step, 4, counter.device), torch.cuda.current_stream()
+    run, before = graphs.graphed(step, 4, counter.device, [counter]), torch.cuda.current_stream()
     run(4), run(4)
     assert counter.item() == 2 and torch.cuda.current_stream() == before
     assert "without CUDA graphs" in capsys.readouterr().err

@@ -42,24 +42,15 @@ def draw_in_blocks(weight: torch.Tensor, u: torch.Tensor, block: int) -> torch.T
     return token.clamp(max=vocab - 1)  # of NaN there is no right token, but one that exists: sampling says so later
 
 
-def nucleus(weight: torch.Tensor, ordered: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest set of tokens with at least `top_p`: one is out if what stands before it has that.
+def nucleus(weight: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(`weight` (n, k) with 0 outside of the nucleus, `weight` (n, k) sorted, the largest first).
 
-    Args:
-        weight: (n, k) probabilities of tokens, in the order of their ids. Of equal ones the first are in.
-        ordered: (n, k) the same, the largest first.
-
-    Returns:
-        `weight` with 0 for what is out; (n,) whether that holds however many smaller ones there are beside these.
+    The nucleus is the smallest set of tokens with at least `top_p`: one is out if what stands before it has that. Of
+    equal ones the first stands first, on every machine.
     """
-    before = ordered.cumsum(-1) - ordered
-    out = before >= top_p
-    edge = ordered.masked_fill(out, 2).amin(-1, keepdim=True)                    # (n, 1) the least that is in
-    room = ((ordered == edge) & ~out).sum(-1, keepdim=True)                      # (n, 1) how many of them are
-    equal = weight == edge
-    kept = (weight > edge) | (equal & (equal.cumsum(-1) <= room))
-    sure = (before[:, -1] >= top_p + 1e-6) & (ordered[:, -1] < edge[:, 0])       # 1e-6: rounding
-    return weight * kept, sure
+    ordered, order = weight.sort(dim=-1, descending=True, stable=True)
+    cut = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+    return ordered.scatter(1, order, cut), ordered
 
 
 def draw_nucleus(weight: torch.Tensor, u: torch.Tensor, top_p: float, every: bool = False):
@@ -76,12 +67,13 @@ def draw_nucleus(weight: torch.Tensor, u: torch.Tensor, top_p: float, every: boo
         row may be larger than `MANY`.
     """
     for k in (k for k in ((MANY,) if on_cuda(weight) else FEW) if k < weight.shape[1] and not every):
-        ordered, order = weight.topk(k)                                          # (n, k)
-        order, place = order.sort(-1)
-        kept, sure = nucleus(ordered.gather(1, place), ordered, top_p)
+        token = weight.topk(k, sorted=False).indices.sort(-1).values             # (n, k)
+        kept, ordered = nucleus(weight.gather(1, token), top_p)
+        # Those above the least of these have top_p without it: what is smaller or equal is out. 1e-6: rounding.
+        sure = (ordered * (ordered > ordered[:, -1:])).sum(-1) >= top_p + 1e-6
         if on_cuda(weight) or bool(sure.all()):
-            return order.gather(1, draw(kept, u)), sure if on_cuda(weight) else None
-    return draw(nucleus(weight, weight.sort(descending=True).values, top_p)[0], u), None
+            return token.gather(1, draw(kept, u)), sure if on_cuda(weight) else None
+    return draw(nucleus(weight, top_p)[0], u), None
 
 
 def pick_token(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_p: float, every: bool = False):

@@ -109,7 +109,60 @@ def test_a_capture_that_fails_leaves_the_default_stream_and_right_answers(monkey
     with recorder() as found:
         eager, after = both_ways(model, 9, 1.0, 1.0)
     assert same(eager, after) and found.captures == 0 and found.stream == "default"
+    assert found.open == found.pools == 0  # its memory can be used again
     assert "without CUDA graphs (operation not permitted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["another input", "nothing"])
+def test_a_graph_that_replays_something_else_is_thrown_away(monkeypatch, capsys, wrong):
+    plain = sample.Rows.step
+
+    def step(self, n):
+        captures = torch.cuda.current_stream() == "capture"
+        if captures and wrong == "another input":
+            self.token[:n].mul_(0)
+        if not captures or wrong != "nothing":
+            plain(self, n)
+
+    monkeypatch.setattr(sample.Rows, "step", step)
+    with recorder() as found:
+        right, after = both_ways(random_model("qwen2").to(torch.bfloat16), 21, 1.0, 1.0)
+    assert same(right, after) and (found.captures, found.replays, found.pools) == (1, 1, 0)
+    said = capsys.readouterr().err
+    assert "a step of 21 rows gave other tokens" in said and said.count("\n") == 1
+
+
+def row_counts(monkeypatch):
+    """The row counts of the steps that are run from here on, in a set."""
+    plain, seen = sample.Rows.step, set()
+    monkeypatch.setattr(sample.Rows, "step", lambda self, n, *more: (seen.add(n), plain(self, n, *more))[1])
+    return seen
+
+
+def test_live_four_bit_weights_are_decoded_in_graphs_by_default(monkeypatch, tiny):
+    policy, tokenizer = with_lora(tiny, dtype="bfloat16")
+    seen, how = row_counts(monkeypatch), dict(cap=CAPS, rows=9, seed=3, end_ids=[7])
+    with recorder() as found:
+        graph = sampled(policy, tokenizer, PROMPTS, 8, **how)
+        assert found.captures == len(seen) > 2 and found.replays > 2 * found.captures
+        assert same(graph, sampled(policy, tokenizer, PROMPTS, 8, decode="eager", **how))
+    assert found.pools == 0
+
+
+def test_a_nucleus_too_large_for_a_step_of_a_card_is_drawn_again(monkeypatch):
+    model, how = random_model("qwen2"), dict(cap=CAPS[:10], rows=3, end_ids=[7], temperature=0.6, top_p=0.8)
+    plain, sorts = sample.Rows.step, []
+    monkeypatch.setattr(draw, "MANY", 104)
+
+    def step(self, n, every=False):
+        sorts.append(every)
+        plain(self, n, every)
+
+    monkeypatch.setattr(sample.Rows, "step", step)
+    with recorder(varlen=False) as found:
+        card = sampled(model, Tok(), PROMPTS, 2, decode="graph", **how)
+    assert 2 < sum(sorts) < found.replays - 2
+    assert same(card, sampled(model, Tok(), PROMPTS, 2, **how))
 
 
 def test_out_of_memory_in_a_capture_lowers_the_rows(monkeypatch, capsys):
@@ -118,7 +171,7 @@ def test_out_of_memory_in_a_capture_lowers_the_rows(monkeypatch, capsys):
         failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
         sampled(model, Tok(), PROMPTS, 8, cap=CAPS, rows=40, decode="graph", end_ids=[7])
     assert "trying again with --rows" in capsys.readouterr().out
-    assert found.captures > 1 and found.stream == "default"
+    assert found.captures > 1 and found.stream == "default" and found.open == found.pools == 0
 
 
 @pytest.mark.parametrize("first, kind", [(torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),

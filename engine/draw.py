@@ -1,7 +1,8 @@
 """From logits to a token: the inverse of the distribution function at a random number, and the nucleus of top_p.
 
 On every device the distribution function is the float64 sum of the weights up to a token, rounded to float32, as a
-CPU's cumsum has it. So on the same logits a card draws the same tokens.
+CPU's cumsum has it. So of the same weights a card draws the same token, up to a float64 rounding. Only the nucleus is
+cut by float32 sums on a card: there a token at its very edge may be in or out.
 """
 
 import torch

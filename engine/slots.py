@@ -2,7 +2,7 @@
 
 rows.py holds the rows and sample.py the loop; this is what makes one step fast. In reading order: `SlotCache` (keys and
 values of each row, and two ways to attend to them), `decode_layers` (Qwen2, Qwen3, Llama written out) or `own_forward`
-(any other model), `Prefill` (each prompt is run once). draw.py picks the token, graphs.py makes one CUDA graph of it all.
+(any other model), `Prefill` (each prompt is run once). draw.py picks the token, graphs.py makes a CUDA graph of it all.
 """
 
 import contextlib

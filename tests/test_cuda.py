@@ -411,16 +411,41 @@ def test_on_a_card_graphs_decode_what_eager_steps_do(monkeypatch, dtype):
 
 
 @on_a_card
+def test_on_a_card_live_four_bit_weights_are_decoded_in_graphs_that_are_kept(tiny, capsys):
+    policy, tokenizer = with_lora(tiny, dtype="bfloat16", device="cuda")
+    if not slots.can_varlen(policy.get_base_model()):
+        pytest.skip("no varlen attention on this card")
+    how = dict(cap=CAPS, rows=9, seed=3, end_ids=[7])
+    graph, eager = (sampled(policy, tokenizer, PROMPTS, 8, decode=decode, **how) for decode in ("auto", "eager"))
+    assert "without CUDA graphs" not in capsys.readouterr().err
+    assert sum(a.ids == b.ids for a, b in zip(graph, eager)) > 20
+
+
+@on_a_card
+@pytest.mark.parametrize("top_p", [0.95, 1.0])
+def test_on_a_card_draws_are_those_of_a_cpu(top_p):
+    logits = 3 * torch.randn(64, 151936, generator=torch.Generator().manual_seed(0))
+    weight, u = (2 * logits).softmax(-1), torch.rand(64, 1, generator=torch.Generator().manual_seed(1))
+    pick = draw.draw if top_p == 1 else lambda *a: draw.draw_nucleus(*a, top_p, every=True)[0]
+    alike = (pick(weight, u) == pick(weight.cuda(), u.cuda()).cpu()).sum()
+    assert alike == 64 if top_p == 1 else alike > 60  # what is in the nucleus is added up in float32 there
+
+
+@on_a_card
 def test_on_a_card_a_capture_that_fails_leaves_the_default_stream(capsys):
     counter = torch.zeros(1, device="cuda")
 
     def step(n):
-        counter.add_(1)
+        counter.add_(torch.ones(2**26, device="cuda").max())                     # 256 MiB
         counter.item()  # the host waits: no graph can hold that
 
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_reserved()
     run, before = graphs.graphed(step, 4, counter.device, [counter]), torch.cuda.current_stream()
     run(4), run(4)
     assert counter.item() == 2 and torch.cuda.current_stream() == before
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < held + 2**26  # that of the capture can be used again
     assert "without CUDA graphs" in capsys.readouterr().err
 
 

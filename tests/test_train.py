@@ -26,7 +26,8 @@ from engine.run_folder import RunFolder
 from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
 from grpo import add_gradient, advantages, policy_loss, update_policy
-from train_prune import Config, batch_of
+from engine.groups import batch_of, trained_on
+from train_prune import Config
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +403,7 @@ def test_a_folder_of_other_options_is_refused_with_the_difference(cfg, tmp_path,
     assert (tmp_path / "round" / "config.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["toy", "toy_too_tight", "r1_1.5b_24gb", "r1_1.5b_12gb", "r1_7b_24gb"])
+@pytest.mark.parametrize("name", ["toy", "toy_too_tight", "r1_1.5b_24gb", "r1_1.5b_12gb", "r1_7b_24gb", "toy_dler", "r1_1.5b_24gb_dler"])
 def test_every_config_loads_and_a_typo_in_it_fails(name, tmp_path, capsys):
     path = ROOT / "config" / f"{name}.yaml"
     cfg = parse(Config, args=["--config", str(path)])

@@ -68,6 +68,6 @@ def refuse_own_steps(cfg) -> None:
     """Exits with status 2 where the run asks for what train_prune.py alone does in a step: the engines have theirs."""
     for name in ("resample_dead", "keep_shortest"):
         if value := getattr(cfg, name):
-            die(f"--{name} {value} is a step of train_prune.py, which TRL and verl do not take: use train_prune.py")
+            die(f"--{name} {value} is not handed to TRL or verl: use train_prune.py")
     if cfg.loss != "policy_loss":
         die(f"--loss {cfg.loss} is a function of grpo.py, which TRL and verl do not call: use train_prune.py")

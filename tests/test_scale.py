@@ -147,9 +147,10 @@ def test_a_reward_may_ask_for_the_tokens_after_something(case):
 @pytest.mark.parametrize("after, left", [(" Wait", 1.0), ("", 0.0)])
 def test_dot_cuts_and_grades_what_another_engine_sampled(case, after, left):
     tokenizer, ends, _, rows = case
-    right, filler = (tokenizer.encode(x, add_special_tokens=False) for x in ("ab</think>\\boxed{7}", " Wait" * 50))
+    right, filler = (tokenizer.encode(x, add_special_tokens=False) for x in ("ab</think>\\boxed{7}", " Wait" * 250))
     ids = [right + ends[:1]] * 7 + [(right + filler if after else filler + right) + ends[:1]]
-    assert score(ids, [rows[0]] * 8, tokenizer, ends, by_name(REWARDS, "dot", {}, rows), 200, 8) == ([1.0] * 7 + [left], [True] * 8)
+    reward_of = by_name(REWARDS, "dot", {}, rows)
+    assert score(ids, [rows[0]] * 8, tokenizer, ends, reward_of, 2000, 8) == ([1.0] * 7 + [left], [True] * 8)
 
 
 def manager(base):
@@ -303,8 +304,8 @@ def test_verl_refuses_a_key_that_it_does_not_have():
         (verl_keys, {"data": "nowhere"}, "export.json cannot be read"),
         (verl_keys, {"cap": 23}, "was exported with cap 24, not 23"),
         (verl_keys, {"advantage": "batch"}, "take group or center, or TRL"),
-        (verl_keys, {"keep_shortest": 2}, "--keep_shortest 2 is a step of train_prune.py"),
-        (trl_prune, {"resample_dead": 1}, "--resample_dead 1 is a step of train_prune.py"),
+        (verl_keys, {"keep_shortest": 2}, "--keep_shortest 2 is not handed to"),
+        (trl_prune, {"resample_dead": 1}, "--resample_dead 1 is not handed to"),
         (trl_prune, {"reward": "dot"}, "--reward dot: alpha is 2.0: with 4 rollouts"),
         (verl_keys, {"problems_per_step": 9}, "exceeds the 8 problems"),
     ],
@@ -326,7 +327,8 @@ def test_a_loss_of_ones_own_is_refused_as_the_engines_have_theirs(base, exported
 
 def test_what_a_reward_does_in_a_group_is_seen_where_only_an_outlier_shows_it():
     row = {"answer": "7"}
-    assert needs_group(by_name(REWARDS, "dot", {}, [row]), 4000, row) and not needs_group(by_name(REWARDS, "thinkprune", {}, [row]), 4000, row)
+    need = [needs_group(by_name(REWARDS, name, {}, [row]), 4000, row) for name in ("dot", "thinkprune")]
+    assert need == [True, False]
 
 
 def test_verl_refuses_a_reward_that_needs_the_group(base, tmp_path, capsys):

@@ -113,6 +113,9 @@ def test_dot_cuts_an_outlier_of_a_group_that_is_all_right_by_hand():
     right_within = lambda limit: seen.append(limit) or [True] * 6 + [False] * 2  # noqa: E731
     assert f([True] * 8, [True] * 8, lengths, 400, overrun=29, right_within=right_within) == [1.0] * 7 + [0.0]
     assert seen == [241]  # the seventh is not over it, so what a cut would leave of it does not matter
+    two = [100] * 6 + [230, 300]  # mean 141.25, deviation 78.64: cut at 219, one is 11 over it and one 81
+    assert f([True] * 8, [True] * 8, two, 400, alpha=1.0, right_within=lambda n: [False] * 8) == [1.0] * 7 + [0.0]
+    assert f([True] * 8, [True] * 8, two, 400, alpha=1.0, overrun=11, right_within=lambda n: [False] * 8) == [1.0] * 6 + [0.0] * 2
     assert f([True] * 8, [True] * 8, lengths, 400, overrun=30, right_within=never) == [1.0] * 8
     assert f([True] * 8, [True] * 8, lengths, 400, right_within=never) == [1.0] * 8
     assert f([False] + [True] * 7, [True] * 8, lengths, 400, overrun=1, right_within=never) == [0.0] + [1.0] * 7
@@ -159,6 +162,7 @@ def test_tokens_after_a_text_are_those_that_are_not_needed_to_write_it():
         needed = min(n for n in range(len(ids) + 1) if what in tokenizer.decode(ids[:n]))
         assert answer.tokens_after(what) == len(ids) + 1 - needed
     assert len(ids) > 30 and answer.tokens_after("never") == 0
+    assert all(answer.first(n) == tokenizer.decode(ids[:n]) for n in range(len(ids))) and answer.first(len(ids) + 1) == text
 
 
 class Letters:

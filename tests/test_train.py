@@ -371,38 +371,35 @@ def test_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch, be
     assert timeless_log(tmp_path / "round") == timeless_log(tmp_path / "unbroken")
 
 
-def test_dead_groups_are_sampled_again_and_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch):
-    def paid(group, correct, cap, row):  # one group in three is alive
-        return [float(i == 0 and group[0].ids[0] % 3 == 0) for i in range(len(group))]
+LIVES = {1: (1, 0, 0), 2: (0, 1, 1), 0: (0, 1, 0)}  # which groups of a batch, by its number modulo 3
 
-    sampled, trained = [], []
+
+def test_dead_groups_are_sampled_again_and_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch):
+    """Step 1 takes batches 1 and 2, in which exactly 3 groups live. Step 2 takes 3, 4 and 5, in which 4 live."""
+    sampled, trained = {}, []
 
     def sample(r, number, label):
-        sampled[-1] += [(number, group) for group in sample_groups(r, number, label)]
-        return [group for _, group in sampled[-1][-3:]]
+        made = zip(sample_groups(r, number, label), LIVES[number % 3])
+        sampled[number] = [group._replace(rewards=[float(lives), 0.0]) for group, lives in made]
+        return sampled[number]
 
     def update(policy, optimizer, rollouts, *more):
         trained.append([id(rollout) for rollout in rollouts])
-        sampled.append([])
         return update_policy(policy, optimizer, rollouts, *more)
 
     sample_groups = train_prune.sample_groups
-    monkeypatch.setattr(train_prune, "by_name", lambda *_: paid)
     monkeypatch.setattr(train_prune, "sample_groups", sample)
     monkeypatch.setattr(train_prune, "update_policy", update)
     cfg = dataclasses.replace(cfg, steps=2, group=2, cap=8, prompt_cap=48, eval_samples=1, confirm_samples=0, beta=0.0, resample_dead=4)
-    sampled.append([])
     train_prune.main(dataclasses.replace(cfg, out_dir=str(tmp_path / "unbroken")))
-    rows = table(tmp_path / "unbroken")
-    assert [number for step in sampled for number, _ in step[::3]] == list(range(1, 1 + int(sum(row["batches"] for row in rows))))
-    assert rows[0]["batches"] > 1  # so that step 2 depends on what the log says of step 1
-    for row, step, ids in zip(rows, sampled, trained, strict=False):
-        alive = [group for _, group in step if sum(group.rewards)]
-        dead = [group for _, group in step if not sum(group.rewards)]
+    steps = [[group for number in numbers for group in sampled[number]] for numbers in ((1, 2), (3, 4, 5))]
+    assert sorted(sampled) == [1, 2, 3, 4, 5]
+    for row, step, ids in zip(table(tmp_path / "unbroken"), steps, trained, strict=True):
+        alive, dead = ([group for group in step if sum(group.rewards) == lives] for lives in (1, 0))
         assert ids == [id(rollout) for group in alive[:3] for rollout in group.rollouts]
-        assert len([group for _, group in step[:-3] if sum(group.rewards)]) < 3  # as few batches as it takes
-        assert (row["dead_groups"], row["batches"]) == (len(dead), len(step) / 3)
+        assert (row["batches"], row["dead_groups"]) == (len(step) / 3, len(dead))
         assert row["dead_tokens"] == sum(len(rollout.ids) for group in dead for rollout in group.rollouts)
+        assert row["length"] == pytest.approx(sum(len(rollout.ids) for group in step for rollout in group.rollouts) / len(step) / 2)
     monkeypatch.setattr(train_prune, "update_policy", at_call(update, 2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     assert stop_code(cfg) == 143 and checkpoints.newest(tmp_path / "round")[1] == 1
     train_prune.main(cfg)

@@ -38,8 +38,8 @@ def batch_of(number: int, n_problems: int, per_step: int, seed: int) -> list[int
 def trained_on(alive: list[bool], wanted: int) -> list[int]:
     """Which of the sampled groups a step trains on, in their order: the first that are alive, filled up with dead ones.
 
-    So a step always has as many groups as wanted, and mini-batches of one size. Where living groups are rare the gradient
-    is small, as the loss divides by the tokens of all. A step of those few alone would be as large as any, and noisy.
+    So a step always has as many groups as wanted, and mini-batches of one size. Where living groups are rare, the
+    gradient is small, as the loss divides by the tokens of all. Those few alone would make a large and noisy one.
 
     >>> trained_on([True, False, True, False, True], 2), trained_on([False, True, False, False], 3)
     ([0, 2], [0, 1, 2])

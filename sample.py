@@ -92,6 +92,10 @@ class Rollout(NamedTuple):
     tokenizer: Any = None
     """That wrote `text`."""
 
+    def first(self, n: int) -> str:
+        """The text of the first `n` response tokens."""
+        return self.text if n >= len(self.ids) else self.tokenizer.decode(self.ids[:n], skip_special_tokens=False)
+
     def tokens_after(self, what: str) -> int:
         """Response tokens after the one that completes the first `what` in the text, the end token included.
 

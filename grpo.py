@@ -47,6 +47,30 @@ def advantages(rewards: torch.Tensor, scale: Advantage) -> torch.Tensor:
     return centred
 
 
+def filtered_advantages(
+    rewards: torch.Tensor, lengths: torch.Tensor, scale: Advantage, keep: int, by: str = "length"
+) -> torch.Tensor:
+    """Advantages (P, G) from the `keep` shortest rollouts of each group alone; the others have 0.
+
+    Mean and deviation are those of the kept ones. The others stay in the loss's divisor, the tokens of the whole batch,
+    and in the KL. Of rollouts that are equal, the first is kept.
+
+    Args:
+        rewards: (P, G). lengths: (P, G), tokens.
+        keep: From 2 to G; the paper takes 8 of 24.
+        by: "length", or "reward_per_token": those with the most reward a token. It keeps all right ones first.
+
+    >>> rewards, lengths = torch.tensor([[0.0, 1.0, 1.0, 1.0]]), torch.tensor([[20, 30, 40, 90]])
+    >>> filtered_advantages(rewards, lengths, "center", 2).tolist()
+    [[-0.5, 0.5, 0.0, 0.0]]
+
+    Source: GFPO (group filtered policy optimization), arXiv:2508.09726.
+    """
+    order = lengths if by == "length" else -rewards / lengths
+    kept = order.argsort(dim=1, stable=True)[:, :keep]                           # (P, keep)
+    return torch.zeros_like(rewards).scatter(1, kept, advantages(rewards.gather(1, kept), scale))
+
+
 def from_logits(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     """What log or loss need of each token's whole distribution: logits (n, V) -> figures (n,) by name. Yours to edit.
 

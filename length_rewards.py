@@ -6,7 +6,8 @@ token came; `n_tokens` is the length with the end token. It returns one reward p
 it is. Options are numbers or a word, as in --reward_options '{"weight": 0.2}'. Arguments of these names come from the
 trainer: `texts` and `ids`, the responses and their token ids; `ref_tokens` and `ref_accuracy`, means of a reference
 model on this problem; `tokens_after`, a function: tokens_after("</think>") counts the tokens of each response after its
-first </think>, 0 where there is none.
+first </think>, 0 where there is none; `right_within`, a function: right_within(n) grades what stands in the first n
+tokens of each response. Options that cannot work raise ValueError: the trainer tries a made-up group before it starts.
 
 Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches.
 
@@ -291,6 +292,37 @@ def tiered(correct, finished, n_tokens, cap, *, tight: int = 0, share: float = 0
     return [float(c and n <= limit) for c, n in zip(correct, n_tokens, strict=True)]
 
 
+def dot(correct, finished, n_tokens, cap, *, right_within: Callable[[int], list[bool]], alpha: float = 2.0,
+        overrun: int = 32) -> list[float]:
+    """The strict reward; where all of the group are right, an outlier in length is cut, and graded by what is left.
+
+    The cut is at floor(mean + ``alpha`` x deviation) of the group's lengths (the deviation with G - 1), for responses
+    that are at least ``overrun`` tokens longer. An answer that stands before the cut still counts, end token or not.
+    The rollout is trained as it was sampled, whole.
+    Range: 0 or 1. The largest deviation of one response is (G - 1) / sqrt(G), 2.47 for G = 8: an ``alpha`` that no
+    response can exceed is refused. The paper takes 3 with G = 32.
+    Pitfall: it acts on outliers in easy groups only. With G = 8, one response has to be 185 tokens longer than seven
+    equal ones; where groups or answers are small, take a smaller ``alpha`` and ``overrun``.
+
+    >>> lengths = [100] * 7 + [400]          # mean 137.5, deviation 106.1: cut at 349
+    >>> dot([True] * 8, [True] * 8, lengths, 400, right_within=lambda n: [length <= n for length in lengths])
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+    Source: DOT (dynamic outlier truncation), arXiv:2601.03969.
+    """
+    largest = (len(n_tokens) - 1) / math.sqrt(len(n_tokens))
+    if alpha >= largest > 0:
+        raise ValueError(f"alpha is {alpha}: with {len(n_tokens)} rollouts in a group no length is more than "
+                         f"{largest:.2f} deviations above the mean, so it must be lower")
+    rewards = thinkprune(correct, finished, n_tokens, cap)
+    if min(rewards) < 1 or len(rewards) == 1:
+        return rewards
+    cut = math.floor(statistics.fmean(n_tokens) + alpha * statistics.stdev(n_tokens))
+    if max(n_tokens) - cut < overrun:
+        return rewards
+    return [float(right) if n - cut >= overrun else 1.0 for n, right in zip(n_tokens, right_within(cut), strict=True)]
+
+
 REWARDS: dict[str, Callable] = {f.__name__: f for f in (
     thinkprune, cosine, repetition, r1, kimi, l1_exact, l1_max, o1_pruner, efficient, overlong, laser, shorterbetter,
-    gr3, tiered)}
+    gr3, tiered, dot)}

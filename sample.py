@@ -10,7 +10,7 @@ log-probs. What this one does instead:
 
 - every row of the KV cache has its own length; a row that ends is refilled from the queue at once, and when the queue
   is empty the last live row moves into the hole, so no dead row is ever computed;
-- a row's attention reads what that row has, not what the longest has; on CUDA a step is one graph (engine/slots.py);
+- a row's attention reads what that row has, not what the longest has; on CUDA a step is one graph (engine/graphs.py);
 - a prompt is run once, however many answers are sampled from it;
 - the log-prob of each sampled token comes along, from the full softmax at that temperature;
 - the random numbers belong to the request, not to the row: in float32 the same seed gives the same answers with 8 rows
@@ -32,6 +32,7 @@ import engine  # noqa: F401 (first: so Ctrl-C while torch is imported is one lin
 import torch
 
 from engine.files import OptionError, Options, die, note, read_json, run, write_jsonl
+from engine.graphs import graphed
 from engine.guard import compare
 from engine.kept import Kept
 from engine.memory import choose_rows, until_it_fits
@@ -39,7 +40,7 @@ from engine.policy import load_policy, refresh_copy, rollout_model
 from engine.problems import load_problems
 from engine.progress import Progress
 from engine.rows import Requests, Rows
-from engine.slots import Prefill, evaluating, graphed
+from engine.slots import Prefill, evaluating
 from engine.supported import longest_exact
 from engine.templates import chat_text, ends_of
 
@@ -90,6 +91,10 @@ class Rollout(NamedTuple):
     """The response, without its end token."""
     tokenizer: Any = None
     """That wrote `text`."""
+
+    def first(self, n: int) -> str:
+        """The text of the first `n` response tokens."""
+        return self.text if n >= len(self.ids) else self.tokenizer.decode(self.ids[:n], skip_special_tokens=False)
 
     def tokens_after(self, what: str) -> int:
         """Response tokens after the one that completes the first `what` in the text, the end token included.
@@ -190,7 +195,7 @@ class Sampler:
         policy: What `load_policy` returned, or any `transformers` decoder.
         options: `rows`, `rollout_weights` and what else `memory.plan` reads.
         tokens_per_row: Longest prompt plus cap of training, for the choice between merged and live weights on a card.
-        decode: graph: one CUDA graph a step (auto: where `varlen_attn` works and the weights are not 4-bit).
+        decode: graph: one CUDA graph a step (auto: where `varlen_attn` works).
         end_ids: Tokens that end a response; by default those of the tokenizer and of the model's generation config.
 
     `tokens` and `seconds` add up what was decoded, and how long that took.
@@ -210,7 +215,6 @@ class Sampler:
         self.policy, self.tokenizer, self.options = policy, tokenizer, options
         self.model = rollout_model(policy, options, tokens_per_row)
         self.rows, self.decode_with = options.rows, decode
-        self.four_bit = any(getattr(p, "quant_state", None) is not None for p in self.model.parameters())
         self.ends = ends_of(tokenizer, self.model.generation_config) if end_ids is None else set(end_ids)
         self.tokens, self.seconds = 0, 0.0
         compare(policy, self.model, options)
@@ -274,14 +278,14 @@ class Sampler:
         with evaluating(self.model), Progress(requests.label, len(requests)) as progress:
             progress.step(more=len(requests) - len(queue))
             rows, prefill = Rows(self.model, size, requests, sorted(self.ends)), Prefill(self.model, requests.prompts)
-            varlen = rows.slots.varlen
-            graph = self.decode_with == "graph" or (self.decode_with == "auto" and varlen and not self.four_bit)
-            step = graphed(rows.step, size, self.model.device) if graph else rows.step
+            graph = self.decode_with == "graph" or (self.decode_with == "auto" and rows.slots.varlen)
+            step = graphed(rows.step, size, self.model.device, rows.state) if graph else rows.step
             while queue or rows.live:
                 while queue and rows.live < size:
                     rows.admit(rows.live, queue.popleft(), requests, prefill)
                 rows.arrange(by_band=not graph)  # a graph is of one width
                 step(rows.live)
+                rows.settle()
                 rows.now += 1
                 if requests.on_token:
                     for row, token in enumerate(rows.token[: rows.live].tolist()):

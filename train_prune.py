@@ -27,7 +27,6 @@ import dataclasses
 import functools
 import json
 import math
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,12 +42,13 @@ import torch
 from engine import alarms, hours
 from engine.checkpoints import CANDIDATES, Step, has_adapter, markdown_of, read_eval, set_damaged_aside
 from engine.files import MEMORY, RoundOptions, die, explained, read_json, run, write_text
+from engine.groups import Group, batch_of, trained_on
 from engine.policy import load_adapter, load_trainable
 from engine.problems import load_problems
 from engine.rewards import by_name
 from engine.run_folder import RunFolder, Stop, read_selection
 from eval import differences, evaluate, grade, settings_of
-from grpo import LOSSES, Advantage, advantages, update_policy
+from grpo import LOSSES, Advantage, advantages, filtered_advantages, update_policy
 from length_rewards import REWARDS
 from sample import Rollout, Sampler, checked_prompts, compare_prompt, prompt_texts
 from selection import by_problem, candidates, select
@@ -81,6 +81,12 @@ class Config(RoundOptions):
     """Of the training rollouts; below 1 the gradient is biased."""
     beta: float = 0.001
     """Weight of the k3 KL to the adapter that the round starts from; 0 saves the reference's forward."""
+    resample_dead: int = 0
+    """Most further batches of problems that a step samples while too many of its groups are dead (DLER, DAPO)."""
+    keep_shortest: int = 0
+    """Advantages over this many rollouts of each group, 0 for the others (GFPO); 0 keeps all."""
+    keep_by: Literal["length", "reward_per_token"] = "length"
+    """What keep_shortest keeps: the shortest, or those with the most reward a token."""
     updates_per_batch: int = 1
     """Mini-batches of whole groups that each batch is split into, an optimizer step each (DLER: 8)."""
     passes: int = 1
@@ -144,22 +150,6 @@ FREE = MEMORY | {"fresh", "caps", "test_data", "test_samples", "save_minutes", "
 PARTIAL = "rollouts.partial.jsonl"  # in the round's folder: what the validation at hand has finished
 
 
-def batch_of(step: int, n_problems: int, per_step: int, seed: int) -> list[int]:
-    """Problems of a step (from 1): the next piece of a shuffled epoch. A function of the step: resuming needs no
-    state.
-
-    >>> sorted(batch_of(1, 6, 3, seed=0) + batch_of(2, 6, 3, seed=0))
-    [0, 1, 2, 3, 4, 5]
-    """
-    chosen = []
-    for k in range((step - 1) * per_step, step * per_step):
-        epoch, i = divmod(k, n_problems)
-        if i == 0 or not chosen:
-            order = random.Random(f"{seed} {epoch}").sample(range(n_problems), n_problems)
-        chosen.append(order[i])
-    return chosen
-
-
 # ---------------------------------------------------------------------------------------- one round
 
 
@@ -169,6 +159,10 @@ def check_options(cfg: Config) -> None:
         die(f"--cap {cfg.cap} must be at least 1 token")
     if cfg.group < 2:
         die(f"--group {cfg.group} must be at least 2: the advantage compares rollouts of one problem")
+    if cfg.resample_dead < 0:
+        die(f"--resample_dead {cfg.resample_dead} must be at least 0")
+    if cfg.keep_shortest and not 2 <= cfg.keep_shortest <= cfg.group:
+        die(f"--keep_shortest {cfg.keep_shortest} must be 0, or from 2 to --group {cfg.group}")
     for name in ("problems_per_step", "steps", "checkpoint_every", "eval_samples", "reference_samples", "eval_cap",
                  "updates_per_batch", "passes", "head_chunk", "lora_r"):  # fmt: skip
         if getattr(cfg, name) < 1:
@@ -215,7 +209,7 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     """Loads it all; exits with status 2 and one line for any option or file that cannot work."""
     problems, val_problems = (load_problems(x, cfg.problem_key, cfg.answer_key) for x in (cfg.train_data, cfg.val_data))
     with explained("", ValueError):
-        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, problems)
+        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, problems, cfg.thinking, cfg.group, cfg.cap)
     start = cfg.init_adapter if cfg.beta > 0 else ""  # of the KL; in round 1 it is the bare base
     policy, tokenizer = load_trainable(cfg, str(folder.resume or cfg.init_adapter), start, cfg.lora_r, cfg.lora_alpha)
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
@@ -298,10 +292,36 @@ def validate(r: Round) -> None:
     r.folder.log(f"  validation: pass@1 {pass1:.1f} % | mean tokens {tokens:.0f} | {step.val_s:.0f}s")
 
 
+def sample_groups(r: Round, number: int, label: str) -> list[Group]:
+    """G capped rollouts for each of P problems, those of the batch of this number, with verdicts and rewards."""
+    cfg, groups = r.cfg, []
+    round_seed = cfg.seed * 1_000_003 + cfg.cap  # each round has its own problems and random numbers
+    batch = batch_of(number, len(r.problems), cfg.problems_per_step, round_seed)
+    with r.folder.stoppable():
+        rollouts = r.sampler.sample(
+            [r.prompts[i] for i in batch], cfg.group, cap=cfg.cap, temperature=cfg.temperature, top_p=cfg.top_p,
+            seed=round_seed * 1_000_000 + number, label=label,
+        )  # fmt: skip
+    verdicts = grade(rollouts, [r.problems[i]["answer"] for i in batch for _ in range(cfg.group)], cfg.thinking)
+    for j, problem in enumerate(r.problems[i] for i in batch):
+        own = slice(j * cfg.group, (j + 1) * cfg.group)
+        rewards = r.reward_of(rollouts[own], [v.correct for v in verdicts[own]], cfg.cap, problem)
+        groups.append(Group(rollouts[own], verdicts[own], rewards, problem["answer"]))
+    return groups
+
+
+def advantages_of(groups: list[Group], cfg: Config) -> torch.Tensor:
+    """The advantage of each rollout (P, G)."""
+    rewards = torch.tensor([group.rewards for group in groups], dtype=torch.float32)     # (P, G)
+    if not cfg.keep_shortest:
+        return advantages(rewards, cfg.advantage)
+    lengths = torch.tensor([[len(rollout.ids) for rollout in group.rollouts] for group in groups])  # (P, G)
+    return filtered_advantages(rewards, lengths, cfg.advantage, cfg.keep_shortest, cfg.keep_by)
+
+
 def train(r: Round) -> str:
     """The steps of the round; returns why it ended before the last of them, or nothing."""
     cfg, folder = r.cfg, r.folder
-    round_seed = cfg.seed * 1_000_003 + cfg.cap  # each round has its own problems and random numbers
     first_step, micro_tokens = folder.last_step + 1, cfg.tokens_per_micro_batch
     # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
     if folder.resume and folder.resume.name.startswith("last") and checkpoint_due(folder.last_step, cfg):
@@ -310,26 +330,20 @@ def train(r: Round) -> str:
         if cfg.stop_on_collapse and (found := alarms.collapse(folder.history)):
             return "; ".join(found.values())
 
-        # --- 1. sample: G capped rollouts for each of P problems
-        clock = time.time()
-        batch = batch_of(number, len(r.problems), cfg.problems_per_step, round_seed)
+        # --- 1. sample and score: G capped rollouts for each of P problems, and of P more while too many are dead
+        clock, groups = time.time(), []
+        sampled = sum(step.batches for step in folder.history)
         r.sampler.refresh()
-        with folder.stoppable():
-            rollouts = r.sampler.sample(
-                [r.prompts[i] for i in batch], cfg.group, cap=cfg.cap, temperature=cfg.temperature, top_p=cfg.top_p,
-                seed=round_seed * 1_000_000 + number, label=f"step {number}",
-            )  # fmt: skip
+        for batches in range(1, cfg.resample_dead + 2):
+            groups += sample_groups(r, sampled + batches, f"step {number}")
+            alive = (advantages_of(groups, cfg) != 0).any(dim=1).tolist()
+            if sum(alive) >= cfg.problems_per_step:
+                break
         sample_s = time.time() - clock
 
-        # --- 2. score: verdict, reward under the cap, advantage within the group
-        golds = [r.problems[i]["answer"] for i in batch for _ in range(cfg.group)]
-        verdicts = grade(rollouts, golds, cfg.thinking)
-        correct = [verdict.correct for verdict in verdicts]
-        shares, examples = alarms.outcomes(rollouts, verdicts, golds, cfg.thinking)
-        groups = [slice(j * cfg.group, (j + 1) * cfg.group) for j in range(len(batch))]
-        rewards = [r.reward_of(rollouts[g], correct[g], cfg.cap, r.problems[i]) for i, g in zip(batch, groups)]
-        rewards = torch.tensor(rewards, dtype=torch.float32)                     # (P, G)
-        adv = advantages(rewards, cfg.advantage)                                 # (P, G)
+        # --- 2. advantages within the groups that are trained on
+        kept = [groups[i] for i in trained_on(alive, cfg.problems_per_step)]
+        adv = advantages_of(kept, cfg)                                           # (P, G)
 
         # --- 3. update
         clock = time.time()
@@ -337,29 +351,35 @@ def train(r: Round) -> str:
             for part in r.optimizer.param_groups:
                 part["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * (number - 1) / cfg.steps))
         figures, micro_tokens = update_policy(
-            r.policy, r.optimizer, rollouts, adv.flatten().tolist(), cfg, micro_tokens, folder.stoppable
-        )
+            r.policy, r.optimizer, [rollout for group in kept for rollout in group.rollouts], adv.flatten().tolist(),
+            cfg, micro_tokens, folder.stoppable,
+        )  # fmt: skip
 
-        # --- 4. log, with the same names on the line, in log.csv and in TensorBoard
+        # --- 4. log all that was sampled, with the same names on the line, in log.csv and in TensorBoard
         step = Step(number, lr=r.optimizer.param_groups[0]["lr"], sample_s=round(sample_s, 3), figures=figures)
         step.update_s = round(time.time() - clock, 3)
-        step.reward = rewards.mean().item()
-        step.correct = mean(correct)
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        verdicts = [verdict for group in groups for verdict in group.verdicts]
+        golds = [group.gold for group in groups for _ in group.rollouts]
+        shares, examples = alarms.outcomes(rollouts, verdicts, golds, cfg.thinking)
+        step.reward = torch.tensor([group.rewards for group in groups], dtype=torch.float32).mean().item()
+        step.correct = mean(verdict.correct for verdict in verdicts)
         step.length = mean(len(rollout.ids) for rollout in rollouts)
         step.over_cap, step.wrong = shares["over_cap"], shares["wrong"]
         step.no_think_end, step.no_box = shares["no_think_end"], shares["no_box"]
-        step.dead_groups = int((adv == 0).all(dim=1).sum())
+        step.batches, step.dead_groups = batches, alive.count(False)
+        step.dead_tokens = sum(len(ro.ids) for group, lives in zip(groups, alive) if not lives for ro in group.rollouts)
         step.repeated = mean(alarms.repeats(rollout.ids) for rollout in rollouts)
         step.no_thinking = mean(cfg.thinking and ro.finished and alarms.answers_at_once(ro.text) for ro in rollouts)
         folder.history.append(step)
         folder.write_log()
         seconds_left, counted = hours.left(cfg, number, folder.history, r.reference)
-        folder.log(step.line(cfg.steps, cfg.cap, len(batch), cfg.group, r.policy.device, seconds_left))
+        folder.log(step.line(cfg.steps, cfg.cap, cfg.problems_per_step, cfg.group, r.policy.device, seconds_left))
 
         # --- 5. alarms: read from the history, so that a resumed round sees what an unbroken one does
         for line in [*alarms.notes_of(step, cfg.cap, examples), counted] if number == first_step else []:
             folder.log(line)
-        for warning in alarms.warnings_of(folder.history, len(batch), cfg.logp_gap_limit, examples):
+        for warning in alarms.warnings_of(folder.history, cfg.problems_per_step, cfg.logp_gap_limit, examples):
             folder.log(f"warning: {warning}")
         if reason := alarms.reason_to_stop(folder.history, cfg.logp_gap_limit):
             raise Stop(f"error: {reason}", 1)

@@ -1,8 +1,8 @@
 """What keeps a run fast, small and safe.
 
-Six files carry the method: policy (4-bit base, LoRA, log-probs, merged copy), slots (one fast decode step), draw (from
-logits to a token), rows (what is being decoded), memory (what fits, and smaller until it fits), run_folder and
-checkpoints (one round's folder).
+Seven files carry the method: policy (4-bit base, LoRA, log-probs, merged copy), slots (one fast decode step), draw
+(from logits to a token), rows (what is being decoded), groups (which problems a step trains on), memory (what fits, and
+smaller until it fits), run_folder and checkpoints (one round's folder).
 The others keep mistakes away: alarms (loops, collapse, dead groups), supported and guard (models that would be decoded
 as another one), templates, problems and hub (what others' prompts and data mean), rewards (a reward by its name),
 schedule (settings, checks and lock of schedule.sh), kept (what an interrupted evaluation has finished), progress and

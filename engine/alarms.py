@@ -165,7 +165,7 @@ def warnings_of(history: list[Step], groups: int, gap_limit: float, examples: di
     """
     step, found = history[-1], collapse(history)
     lines = [found[name] for name in sorted(found.keys() - collapse(history[:-1]).keys())]
-    if in_a_row(history, lambda step: step.dead_groups == groups) == 5:
+    if in_a_row(history, lambda step: step.dead_groups == groups * step.batches) == 5:
         why = in_words(shares_of(history[-5:]), examples)
         lines.append(f"all {groups} groups dead for 5 steps, so there is nothing to learn: {why}")
     if figure(step, "skipped"):

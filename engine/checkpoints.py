@@ -4,8 +4,8 @@ A checkpoint is a folder: the adapter (safetensors), the optimizer's state, the 
 It is written as `step0008.tmp/`, brought to the disk and then renamed, so a folder without `.tmp` is always whole.
 
 No states of random generators are stored, because nothing random has a state here: rollouts are a function of
-(seed, step, index), the order of the problems of (seed, step), and dropout is 0. A run that was killed and resumed
-ends in the same bytes as one that was not.
+(seed, batch, index), the problems of (seed, batch), and dropout is 0. Which batches a step takes follows from the log's
+rows. A run that was killed and resumed ends in the same bytes as one that was not.
 """
 
 import contextlib
@@ -71,8 +71,12 @@ class Step(LogRow):
     """Share that ended without a \\boxed{} that counts."""
     wrong: float = 0.0
     """Share that ended with a wrong answer. With correct, over_cap and the two above it makes 1."""
+    batches: int = 1
+    """Batches of problems that were sampled; the figures are about all of them (`resample_dead`)."""
     dead_groups: int = 0
     """Groups whose rollouts all score alike: nothing to learn from."""
+    dead_tokens: int = 0
+    """Response tokens that were sampled for dead groups."""
     repeated: float = 0.0
     """Share of the rollouts that repeat a passage (`alarms.repeats`)."""
     no_thinking: float = 0.0
@@ -83,15 +87,18 @@ class Step(LogRow):
     val_s: float = 0.0
 
     def line(self, steps: int, cap: int, groups: int, group: int, device: torch.device, seconds_left: float) -> str:
-        """The step in one line of the log, with the names of log.csv."""
+        """The step in one line of the log, with the names of log.csv; `groups` are those that it trains on."""
         used = ""
         if device.type == "cuda":
             whole = torch.cuda.get_device_properties(device).total_memory
             used = f" | {torch.cuda.max_memory_allocated(device) / 1e9:.1f}/{whole / 1e9:.1f} GB"
+        sampled, again = groups * self.batches, ""
+        if self.batches > 1:
+            again = f"{self.batches} batches, {min(groups, sampled - self.dead_groups) / sampled:.0%} of groups kept | "
         return (
             f"step {self.step:4d}/{steps} | reward {self.reward:.2f} | "
-            f"correct {round(self.correct * groups * group)}/{groups * group} | length {self.length:.0f} of {cap} | "
-            f"over cap {self.over_cap:.0%} | dead groups {self.dead_groups}/{groups} | "
+            f"correct {round(self.correct * sampled * group)}/{sampled * group} | length {self.length:.0f} of {cap} | "
+            f"over cap {self.over_cap:.0%} | dead groups {self.dead_groups}/{sampled} | {again}"
             f"grad {self.figures['grad']:.2g} | {self.sample_s:.0f}s sample {self.update_s:.0f}s update{used} | "
             f"{seconds_left // 3600:.0f}h{seconds_left // 60 % 60:02.0f}m left"
         )

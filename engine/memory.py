@@ -145,17 +145,21 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, top_
     lora = (16 + again) * rank * n["sides"] + (4 * 32 * n["sides"] if adapter else 0)  # its rank is unread: assume 32
     base = item * n["other"] + (n["packed"] if options.load_4bit else item * n["linear"])
     # --- sampling. A token of a row: keys, values, mask, random number, id, log-prob. What a token is drawn with counts
-    # twice: a graph keeps its own, beside that of the eager step before the capture.
+    # twice: a graph keeps its own, beside that of the eager step before the capture or, with a sort, of `Rows.settle`.
     kv = kv_bytes(config, item)
     top_p = getattr(options, "top_p", 1.0) if top_p is None else top_p
-    row = int(tokens * (kv + item + 16) + 2 * (CUT if top_p < 1 else DRAWN) * vocab)
+    row = int(tokens * (kv + item + 16) + (DRAWN + (CUT if top_p < 1 else DRAWN)) * vocab)
     prefill = max(4096, tokens - getattr(options, "cap", 0)) * (kv + item * (4 * inner + 8 * hidden))
     # --- update. The factors, bytes a token in bfloat16 (twice that in float32), are peaks of allocation measured on a
     # CPU. A layer keeps its input, or without checkpointing its activations; then either the head's logits are made
     # (HEAD bytes each), or one layer is recomputed and goes backward. A 4-bit layer is unpacked while it is used.
-    kept = 8.2 * inner + 27 * hidden if getattr(options, "gradient_checkpointing", "") == "false" else 2 * hidden
+    # In float16 a LoRA computes in float32, so the inputs that it keeps take 2 bytes more: six as wide as the hidden
+    # states and one of the inner ones. Where the layer goes backward, so do the gradients of one of each.
+    more = 2 * (6 * hidden + inner) if options.dtype == "float16" else 0
+    activations = 8.2 * inner + 27 * hidden + more
+    kept = activations if getattr(options, "gradient_checkpointing", "") == "false" else 2 * hidden
     stay = item / 2 * ((layers - 1) * kept + 2 * hidden)
-    layer = item / 2 * (14.3 * inner + 40 * hidden)
+    layer = item / 2 * (14.3 * inner + 40 * hidden) + (more + 2 * (hidden + inner) if more else 0)
     unpacked, head = item * n["largest"], HEAD * getattr(options, "head_chunk", 0) * vocab
     micro = max(tokens, options.tokens_per_micro_batch) if rank else 0
     update = int(micro * stay + max(head, micro * layer) + unpacked) if rank else 0
@@ -184,6 +188,8 @@ def table(config, options, cards=(8, 12, 16, 24)) -> list[dict]:
 
 def memory_plan(model, options: Options, tokens_per_row: int) -> Plan:
     """What a run with this model takes of its card, before or after loading it; `.line()` is the line to print."""
+    half = model.dtype == torch.float16  # also where --dtype auto took it
+    options = dataclasses.replace(options, dtype="float16") if half else options
     return plan(model.config, options, free_bytes(model.device), tokens_per_row)
 
 

@@ -76,6 +76,8 @@ class Rows:
         self.cap = torch.zeros_like(self.token)                                  # (rows,)
         self.alive = torch.zeros_like(self.token)                                # (rows,) 1 for a live row, else 0
         self.ended = torch.zeros_like(self.token, dtype=torch.bool)              # (rows,) end token or cap
+        self.input = torch.zeros_like(self.token)                                # (rows,) of the last step
+        self.sure = torch.ones_like(self.ended)                                  # (rows,) see `draw_nucleus`
         self.uniform = torch.zeros(size, longest, device=device)                 # (rows, cap) random numbers
         self.logp = torch.zeros_like(self.uniform)                               # (rows, cap)
         self.ids = torch.zeros_like(self.uniform, dtype=torch.long)              # (rows, cap)
@@ -86,7 +88,12 @@ class Rows:
         self.size, self.live, self.now = size, 0, 0
         self.bands: list[tuple[int, int]] = []                                   # rows (first, end), see SlotCache
 
-    def step(self, n: int) -> None:
+    @property
+    def state(self) -> list[torch.Tensor]:
+        """What a step both reads and changes, and the log-probs that it writes: see `graphed`."""
+        return [self.token, self.count, self.slots.length, self.logp]
+
+    def step(self, n: int, every: bool = False) -> None:
         """One token for the first n rows. Touches no row that is not alive: `graphed` rounds n up."""
         self.slots.open(n)
         token, count, alive = self.token[:n], self.count[:n], self.alive[:n]
@@ -96,13 +103,24 @@ class Rows:
             hidden = own_forward(self.model, self.slots, token)
         logits = model_logits(self.model, hidden)                                # (n, V)
         place = (self.slots.index[:n], count)
-        drawn, logp = pick_token(logits, self.uniform[place][:, None], self.temperature, self.top_p)
+        drawn, logp, sure = pick_token(logits, self.uniform[place][:, None], self.temperature, self.top_p, every)
+        if sure is not None:
+            self.input[:n], self.sure[:n] = token, sure
         self.ids.index_put_(place, drawn)
         self.logp.index_put_(place, logp)
         token.copy_(drawn)
         count.add_(alive)
         self.slots.length[:n].add_(alive)
         torch.logical_or((drawn[:, None] == self.ends).any(-1), count >= self.cap[:n], out=self.ended[:n])
+
+    def settle(self) -> None:
+        """Where a card could not be sure of a token, makes the last step again, with all of the vocabulary sorted."""
+        if self.top_p < 1 and not self.sure[: self.live].all():
+            for tensor in (self.count, self.slots.length):
+                tensor.sub_(self.alive)
+            self.token.copy_(self.input)
+            self.sure.fill_(True)
+            self.step(self.live, every=True)
 
     def arrange(self, by_band: bool) -> None:
         """Cuts the live rows into bands, each to be read at the width of its longest."""

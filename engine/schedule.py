@@ -131,7 +131,8 @@ def check(settings: dict[str, str], options: dict) -> None:
     for data in (cfg.train_data, cfg.val_data, cfg.test_data):
         found[data] = load_problems(data, cfg.problem_key, cfg.answer_key)
     with explained("", ValueError):
-        by_name(train_prune.REWARDS, cfg.reward, cfg.reward_options, found[cfg.train_data])
+        problems = found[cfg.train_data]
+        by_name(train_prune.REWARDS, cfg.reward, cfg.reward_options, problems, cfg.thinking, cfg.group, cfg.cap)
     check_rounds(cfg, settings)
     tokenizer, config = open_model(cfg)
     last, named = int(settings["LAST_CAP"]), cfg.prompt_cap

@@ -1,8 +1,8 @@
-"""What a decode step is made of: a KV cache of slots, attention over it, unrolled layers, CUDA graphs.
+"""What a decode step is made of: a KV cache of slots, attention over it, unrolled layers.
 
 rows.py holds the rows and sample.py the loop; this is what makes one step fast. In reading order: `SlotCache` (keys and
 values of each row, and two ways to attend to them), `decode_layers` (Qwen2, Qwen3, Llama written out) or `own_forward`
-(any other model), `graphed` (a step as one CUDA graph), `Prefill` (each prompt is run once). draw.py picks the token.
+(any other model), `Prefill` (each prompt is run once). draw.py picks the token, graphs.py makes a CUDA graph of it all.
 """
 
 import contextlib
@@ -328,41 +328,6 @@ def can_varlen(model) -> bool:
         )
         return False
     return True
-
-
-def graphed(step: Callable[[int], None], rows: int, device: torch.device) -> Callable[[int], None]:
-    """Returns `step` for CUDA as one graph for each of a few row counts: a step then costs one launch, not hundreds.
-
-    `step(n)` may touch only tensors that stay where they are, and has to leave the rows behind the live ones as they
-    are. The first time that a row count comes up, the step is run and then captured, which does not run it again.
-    On a CPU the same padded row counts are run without a graph: that is what the tests see.
-    """
-    sizes = sorted({1, 2, 4, *range(8, 64, 8), *range(64, rows, 32), rows})
-    graphs, pool, possible = {}, None, device.type == "cuda"
-
-    def run(n: int) -> None:
-        nonlocal pool, possible
-        size = next(s for s in sizes if s >= n)
-        if size in graphs:
-            return graphs[size].replay()
-        step(size)
-        if possible:
-            pool = pool or torch.cuda.graph_pool_handle()
-            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
-            try:
-                with torch.cuda.graph(graph, pool=pool):
-                    step(size)
-                graphs[size] = graph
-            except RuntimeError as error:  # a model that does something a graph cannot hold: slower, not wrong
-                error = error.__context__ or error  # ending a broken capture raises once more
-                if out_of_memory(error) or not isinstance(error, RuntimeError):
-                    raise error from None
-                possible = False
-                note(f"decoding without CUDA graphs ({first_line(error)})")
-            finally:
-                torch.cuda.set_stream(stream)  # torch leaves a capture that failed on the stream of the capture
-
-    return run
 
 
 class Prefill:

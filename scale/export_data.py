@@ -62,7 +62,7 @@ def main(cfg: Config) -> None:
     train_prune.check_options(cfg)
     problems = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key)
     with explained("", ValueError):
-        by_name(REWARDS, cfg.reward, cfg.reward_options, problems)
+        by_name(REWARDS, cfg.reward, cfg.reward_options, problems, cfg.thinking, cfg.group, cfg.cap)
     tokenizer, config = open_model(cfg)
     try:
         model = SimpleNamespace(generation_config=GenerationConfig.from_pretrained(cfg.model))

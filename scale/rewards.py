@@ -6,13 +6,14 @@ there on: `eval.grade` for the verdict, a function of length_rewards.py for the 
 """
 
 from collections.abc import Callable, Collection, Sequence
-from types import SimpleNamespace
 
 from engine.files import die
+from engine.rewards import made_up
 from eval import grade
 from sample import Rollout
 
-PROBE = [(10, True), (60, True), (30, False), (80, False)]  # length in percent of the cap, right
+# Length in percent of the cap, right: a group with all outcomes, and one that is right, with an outlier.
+PROBES = [(10, True), (60, True), (30, False), (80, False)] * 16, [(10, True)] * 63 + [(90, True)]
 
 
 def rollout_of(ids: list[int], tokenizer, ends: Collection[int], cap: int) -> Rollout:
@@ -54,17 +55,19 @@ def score(
 
 
 def needs_group(reward_of: Callable, cap: int, row: dict) -> bool:
-    """Whether a rollout's reward changes with the others of its group, seen on four made-up rollouts."""
-    lengths = [max(1, n * cap // 100) for n, _ in PROBE]
-    made = [
-        SimpleNamespace(text="", ids=[1] * n, finished=True, tokens_after=lambda what, n=n: n // 2) for n in lengths
-    ]
-    right = [correct for _, correct in PROBE]
-    alone = [reward_of([rollout], [correct], cap, row)[0] for rollout, correct in zip(made, right)]
-    return alone != reward_of(made, right, cap, row)
+    """Whether a rollout's reward changes with the others of its group, seen on two made-up groups."""
+    for probe in PROBES:
+        made, right = made_up([max(1, n * cap // 100) for n, _ in probe]), [correct for _, correct in probe]
+        alone = [reward_of([rollout], [correct], cap, row)[0] for rollout, correct in zip(made, right)]
+        if alone != reward_of(made, right, cap, row):
+            return True
+    return False
 
 
-def refuse_own_loss(cfg) -> None:
-    """Exits with status 2 where the run asks for a loss of grpo.py's: the engines have their own."""
+def refuse_own_steps(cfg) -> None:
+    """Exits with status 2 where the run asks for what train_prune.py alone does in a step: the engines have theirs."""
+    for name in ("resample_dead", "keep_shortest"):
+        if value := getattr(cfg, name):
+            die(f"--{name} {value} is not handed to TRL or verl: use train_prune.py")
     if cfg.loss != "policy_loss":
         die(f"--loss {cfg.loss} is a function of grpo.py, which TRL and verl do not call: use train_prune.py")

@@ -24,7 +24,7 @@ from engine.run_folder import check_folder, move_aside
 from engine.templates import ends_of
 from length_rewards import REWARDS
 from sample import compare_prompt
-from scale.rewards import refuse_own_loss, score
+from scale.rewards import refuse_own_steps, score
 
 
 @dataclass
@@ -84,12 +84,12 @@ def grpo_config(cfg: Config, state, ends: list[int]):
 
 def main(cfg: Config) -> None:
     train_prune.check_options(cfg)
-    refuse_own_loss(cfg)
+    refuse_own_steps(cfg)
     rows = read_jsonl(cfg.train_data)
     if not rows or any(not {"prompt", "id", "answer"} <= row.keys() or row.get("cap") != cfg.cap for row in rows):
         die(f"--train_data {cfg.train_data} is no file of scale/export_data.py for a cap of {cfg.cap}")
     with explained("", ValueError):
-        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, rows)
+        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, rows, cfg.thinking, cfg.group, cfg.cap)
     with explained("TRL is missing: pip install trl==1.16.0", ImportError):
         from trl import GRPOTrainer
     from accelerate import PartialState

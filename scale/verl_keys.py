@@ -13,7 +13,7 @@ import train_prune
 from engine.files import die, explained, note, read_json, run
 from engine.rewards import by_name
 from length_rewards import REWARDS
-from scale.rewards import needs_group, refuse_own_loss
+from scale.rewards import needs_group, refuse_own_steps
 
 
 @dataclass
@@ -108,15 +108,16 @@ def verl_keys(cfg: Config, longest_prompt: int, n_problems: int) -> dict:
 def check(cfg: Config) -> dict:
     """The export's figures; exits with status 2 for what verl could not train as asked."""
     train_prune.check_options(cfg)
-    refuse_own_loss(cfg)
+    refuse_own_steps(cfg)
     about = read_json(Path(cfg.data) / "export.json")
     for key in ("cap", "reward", "reward_options", "model", "thinking"):
         if about.get(key) != getattr(cfg, key):
             die(f"--data {cfg.data} was exported with {key} {about.get(key)}, not {getattr(cfg, key)}")
+    row = {"ref_tokens": cfg.cap / 2, "ref_accuracy": 0.5, "answer": ""}
     with explained("", ValueError):
-        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, [])
-    row = {"ref_tokens": cfg.cap / 2, "ref_accuracy": 0.5}
-    if needs_group(reward_of, cfg.cap, row):
+        reward_of = by_name(REWARDS, cfg.reward, cfg.reward_options, [row], cfg.thinking, cfg.group, cfg.cap)
+        alone = not needs_group(reward_of, cfg.cap, row)
+    if not alone:
         die(f"--reward {cfg.reward} compares the rollouts of a group, and verl scores each alone: take TRL")
     if cfg.advantage == "batch":
         die("--advantage batch is not in verl: take group or center, or TRL")

@@ -27,7 +27,12 @@ class Found:
     """What happened under `recorder`."""
 
     captures: int = 0
+    """Graphs that were captured to the end."""
     replays: int = 0
+    open: int = 0
+    """Captures that were begun, and that nobody has told the allocator to be over."""
+    pools: int = 0
+    """How often the memory of graphs is held: it can be used again at 0."""
     operations: list[list[str]] = dataclasses.field(default_factory=list)
     """Names of the operations of each captured graph, views left out: about the kernels that a replay launches."""
     stream: str = "default"
@@ -118,11 +123,20 @@ def recorder(varlen: bool = True):
         `Found`, which counts.
     """
     import sample
-    from engine import draw, rows, slots
+    from engine import draw, graphs, rows
 
     found = Found()
 
     class Graph:
+        tape = None
+
+        def __del__(self):
+            found.pools -= self.tape is not None
+
+        def pool(self):
+            if self.tape is None:
+                raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+
         def replay(self):
             found.replays += 1
             for func, args, kwargs, results, in_place in self.tape:
@@ -133,7 +147,7 @@ def recorder(varlen: bool = True):
     @contextlib.contextmanager
     def graph(graph: Graph, pool=None):
         before, found.stream = found.stream, "capture"
-        capture = Capture()
+        found.open, found.pools, capture = found.open + 1, found.pools + 1, Capture()
         try:
             with capture:
                 yield
@@ -141,22 +155,27 @@ def recorder(varlen: bool = True):
             capture.undo()
         graph.tape, graph.kept = capture.tape, capture.views
         found.captures, found.stream = found.captures + 1, before                # not reached where the capture failed
+        found.open -= 1
         found.operations.append([func._opname for func, *_ in capture.tape])
 
-    def on_card(step, size, device):
-        return slots_graphed(step, size, torch.device("cuda"))
+    def on_card(step, size, device, state):
+        return graphs.graphed(step, size, torch.device("cuda"), state)
 
-    slots_graphed = slots.graphed
+    def less(name):
+        return lambda device, pool: setattr(found, name, getattr(found, name) - 1)
+
     with contextlib.ExitStack() as stack:
 
         def patch(where, name, new):
-            stack.enter_context(mock.patch.object(where, name, new))
+            stack.enter_context(mock.patch.object(where, name, new, create=where is torch._C))
 
         patch(torch.cuda, "CUDAGraph", Graph)
         patch(torch.cuda, "graph", graph)
         patch(torch.cuda, "graph_pool_handle", lambda: (0, 1))
         patch(torch.cuda, "current_stream", lambda device=None: found.stream)
         patch(torch.cuda, "set_stream", lambda stream: setattr(found, "stream", stream))
+        patch(torch._C, "_cuda_endAllocateToPool", less("open"))
+        patch(torch._C, "_cuda_releasePool", less("pools"))
         patch(sample, "graphed", on_card)
         patch(draw, "on_cuda", lambda tensor: True)
         patch(rows, "can_varlen", lambda model: varlen)

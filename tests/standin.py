@@ -190,7 +190,8 @@ def make_tiny(folder, layers: int = 1, hidden: int = 64, vocab: int = 320,
     return str(folder)
 
 
-def with_lora(path, std: float = 0.1, seed: int = 0, load_4bit: bool = True, dtype: str = "auto"):
+def with_lora(path, std: float = 0.1, seed: int = 0, load_4bit: bool = True, dtype: str = "auto",
+              device: str = "cpu"):
     """(policy, tokenizer): the model with a LoRA that changes something (PEFT starts B at 0)."""
     from peft import LoraConfig, get_peft_model
 
@@ -198,7 +199,7 @@ def with_lora(path, std: float = 0.1, seed: int = 0, load_4bit: bool = True, dty
     from engine.policy import load_policy
 
     torch.manual_seed(seed)
-    base, tokenizer = load_policy(Options(model=str(path), load_4bit=load_4bit, dtype=dtype, device="cpu"))
+    base, tokenizer = load_policy(Options(model=str(path), load_4bit=load_4bit, dtype=dtype, device=device))
     policy = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     for name, p in policy.named_parameters():
         if "lora_B" in name:

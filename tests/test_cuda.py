@@ -13,7 +13,7 @@ import torch.nn.attention.varlen
 import sample
 from conftest import ROOT, refusal, sampled
 from cuda_stand_in import recorder, strict_varlen
-from engine import files, policy, slots
+from engine import draw, files, graphs, policy, slots
 from engine.files import Options
 from engine.memory import until_it_fits
 from engine.policy import check_base, fingerprint, load_policy, pick_device, pick_dtype, set_allocator, token_logp
@@ -109,7 +109,60 @@ def test_a_capture_that_fails_leaves_the_default_stream_and_right_answers(monkey
     with recorder() as found:
         eager, after = both_ways(model, 9, 1.0, 1.0)
     assert same(eager, after) and found.captures == 0 and found.stream == "default"
+    assert found.open == found.pools == 0  # its memory can be used again
     assert "without CUDA graphs (operation not permitted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["another input", "nothing"])
+def test_a_graph_that_replays_something_else_is_thrown_away(monkeypatch, capsys, wrong):
+    plain = sample.Rows.step
+
+    def step(self, n):
+        captures = torch.cuda.current_stream() == "capture"
+        if captures and wrong == "another input":
+            self.token[:n].mul_(0)
+        if not captures or wrong != "nothing":
+            plain(self, n)
+
+    monkeypatch.setattr(sample.Rows, "step", step)
+    with recorder() as found:
+        right, after = both_ways(random_model("qwen2").to(torch.bfloat16), 21, 1.0, 1.0)
+    assert same(right, after) and (found.captures, found.replays, found.pools) == (1, 1, 0)
+    said = capsys.readouterr().err
+    assert "a step of 21 rows gave other tokens" in said and said.count("\n") == 1
+
+
+def row_counts(monkeypatch):
+    """The row counts of the steps that are run from here on, in a set."""
+    plain, seen = sample.Rows.step, set()
+    monkeypatch.setattr(sample.Rows, "step", lambda self, n, *more: (seen.add(n), plain(self, n, *more))[1])
+    return seen
+
+
+def test_live_four_bit_weights_are_decoded_in_graphs_by_default(monkeypatch, tiny):
+    policy, tokenizer = with_lora(tiny, dtype="bfloat16")
+    seen, how = row_counts(monkeypatch), dict(cap=CAPS, rows=9, seed=3, end_ids=[7])
+    with recorder() as found:
+        graph = sampled(policy, tokenizer, PROMPTS, 8, **how)
+        assert found.captures == len(seen) > 2 and found.replays > 2 * found.captures
+        assert same(graph, sampled(policy, tokenizer, PROMPTS, 8, decode="eager", **how))
+    assert found.pools == 0
+
+
+def test_a_nucleus_too_large_for_a_step_of_a_card_is_drawn_again(monkeypatch):
+    model, how = random_model("qwen2"), dict(cap=CAPS[:10], rows=3, end_ids=[7], temperature=0.6, top_p=0.8)
+    plain, sorts = sample.Rows.step, []
+    monkeypatch.setattr(draw, "MANY", 104)
+
+    def step(self, n, every=False):
+        sorts.append(every)
+        plain(self, n, every)
+
+    monkeypatch.setattr(sample.Rows, "step", step)
+    with recorder(varlen=False) as found:
+        card = sampled(model, Tok(), PROMPTS, 2, decode="graph", **how)
+    assert 2 < sum(sorts) < found.replays - 2
+    assert same(card, sampled(model, Tok(), PROMPTS, 2, **how))
 
 
 def test_out_of_memory_in_a_capture_lowers_the_rows(monkeypatch, capsys):
@@ -118,7 +171,7 @@ def test_out_of_memory_in_a_capture_lowers_the_rows(monkeypatch, capsys):
         failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
         sampled(model, Tok(), PROMPTS, 8, cap=CAPS, rows=40, decode="graph", end_ids=[7])
     assert "trying again with --rows" in capsys.readouterr().out
-    assert found.captures > 1 and found.stream == "default"
+    assert found.captures > 1 and found.stream == "default" and found.open == found.pools == 0
 
 
 @pytest.mark.parametrize("first, kind", [(torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
@@ -145,7 +198,7 @@ def test_the_first_error_of_a_capture_counts_where_ending_it_raises_another(monk
                 raise first
 
         monkeypatch.setattr(torch.cuda, "graph", Broken)
-        run = slots.graphed(step, 4, torch.device("cuda"))
+        run = graphs.graphed(step, 4, torch.device("cuda"), [])
         with pytest.raises(kind):
             run(4)
 
@@ -358,16 +411,41 @@ def test_on_a_card_graphs_decode_what_eager_steps_do(monkeypatch, dtype):
 
 
 @on_a_card
+def test_on_a_card_live_four_bit_weights_are_decoded_in_graphs_that_are_kept(tiny, capsys):
+    policy, tokenizer = with_lora(tiny, dtype="bfloat16", device="cuda")
+    if not slots.can_varlen(policy.get_base_model()):
+        pytest.skip("no varlen attention on this card")
+    how = dict(cap=CAPS, rows=9, seed=3, end_ids=[7])
+    graph, eager = (sampled(policy, tokenizer, PROMPTS, 8, decode=decode, **how) for decode in ("auto", "eager"))
+    assert "without CUDA graphs" not in capsys.readouterr().err
+    assert sum(a.ids == b.ids for a, b in zip(graph, eager)) > 20
+
+
+@on_a_card
+@pytest.mark.parametrize("top_p", [0.95, 1.0])
+def test_on_a_card_draws_are_those_of_a_cpu(top_p):
+    logits = 3 * torch.randn(64, 151936, generator=torch.Generator().manual_seed(0))
+    weight, u = (2 * logits).softmax(-1), torch.rand(64, 1, generator=torch.Generator().manual_seed(1))
+    pick = draw.draw if top_p == 1 else lambda *a: draw.draw_nucleus(*a, top_p, every=True)[0]
+    alike = (pick(weight, u) == pick(weight.cuda(), u.cuda()).cpu()).sum()
+    assert alike == 64 if top_p == 1 else alike > 60  # what is in the nucleus is added up in float32 there
+
+
+@on_a_card
 def test_on_a_card_a_capture_that_fails_leaves_the_default_stream(capsys):
     counter = torch.zeros(1, device="cuda")
 
     def step(n):
-        counter.add_(1)
+        counter.add_(torch.ones(2**26, device="cuda").max())                     # 256 MiB
         counter.item()  # the host waits: no graph can hold that
 
-    run, before = slots.graphed(step, 4, counter.device), torch.cuda.current_stream()
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_reserved()
+    run, before = graphs.graphed(step, 4, counter.device, [counter]), torch.cuda.current_stream()
     run(4), run(4)
     assert counter.item() == 2 and torch.cuda.current_stream() == before
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < held + 2**26  # that of the capture can be used again
     assert "without CUDA graphs" in capsys.readouterr().err
 
 

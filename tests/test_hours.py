@@ -79,7 +79,7 @@ def test_each_part_grows_with_what_it_is_made_of(r1):
 def test_a_round_on_a_card_says_memory_and_hours_before_it_starts(r1, monkeypatch, name, words):
     monkeypatch.setattr("engine.memory.free_bytes", lambda device: 23 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    model = SimpleNamespace(device=torch.device("cuda"), config=r1)
+    model = SimpleNamespace(device=torch.device("cuda"), config=r1, dtype=torch.bfloat16)
     memory_line, line = hours.before(model, options(), 4300, 60)
     assert memory_line.startswith("memory plan") and words in line and "\n" not in line
     assert ("arithmetic and not measured" in line) == ("4090" in name)

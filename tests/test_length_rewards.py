@@ -12,13 +12,15 @@ from standin import byte_level_bpe
 
 FINISHED, N, CAP = [True, True, True, False], [100, 200, 300, 400], 400
 EXTRAS = {"texts": ["a</think>b"] * 4, "ids": [list(range(n)) for n in N], "ref_tokens": 300.0, "ref_accuracy": 0.5}
-EXTRAS["tokens_after"] = lambda what: [2] * 4
+EXTRAS |= {"tokens_after": lambda what: [2] * 4, "right_within": lambda n: [length <= n for length in N]}
+OPTIONS = {"dot": {"alpha": 0.5}}  # its default can cut nothing in groups this small, and is refused
 every = pytest.mark.parametrize("family", families.REWARDS.values(), ids=families.REWARDS.keys())
 
 
 def call(family, correct, finished=FINISHED, n_tokens=N, **options):
     wanted = inspect.signature(family).parameters
-    return family(correct, finished, n_tokens, CAP, **{k: v for k, v in EXTRAS.items() if k in wanted}, **options)
+    options = {k: v for k, v in EXTRAS.items() if k in wanted} | OPTIONS.get(family.__name__, {}) | options
+    return family(correct, finished, n_tokens, CAP, **options)
 
 
 def test_the_worked_numbers():
@@ -67,6 +69,7 @@ def test_of_two_right_answers_the_longer_never_earns_more(family):
 def test_one_rollout_and_equal_lengths_do_not_divide_by_zero(family):
     for n in ([7, 7], [7], [0, 0]):
         one = {"texts": [""] * len(n), "ids": [[]] * len(n), "ref_tokens": 1.0, "ref_accuracy": 1.0, "tokens_after": lambda what: [0] * len(n)}
+        one |= {"right_within": lambda limit: [True] * len(n)} | OPTIONS.get(family.__name__, {})
         wanted = inspect.signature(family).parameters
         for c in (True, False):
             got = family([c] * len(n), [True] * len(n), n, 400, **{k: v for k, v in one.items() if k in wanted})
@@ -98,6 +101,32 @@ def test_overlong_refuses_a_buffer_larger_than_the_cap():
 def test_cosine_and_o1_pruner_reach_their_bounds():
     assert families.cosine([True], [True], [385], 400) == [-10.0]          # within 16 tokens of the cap
     assert families.o1_pruner([True], [True], [1], 400, ref_tokens=4000, ref_accuracy=0) == [4.0]
+
+
+def never(limit):
+    raise AssertionError("nothing is to be cut")
+
+
+def test_dot_cuts_an_outlier_of_a_group_that_is_all_right_by_hand():
+    """Mean 121.25, deviation 60.1: the cut is at floor(241.46) = 241, so 270 is 29 tokens over."""
+    f, seen, lengths = families.dot, [], [100] * 7 + [270]
+    right_within = lambda limit: seen.append(limit) or [True] * 6 + [False] * 2  # noqa: E731
+    assert f([True] * 8, [True] * 8, lengths, 400, overrun=29, right_within=right_within) == [1.0] * 7 + [0.0]
+    assert seen == [241]  # the seventh is not over it, so what a cut would leave of it does not matter
+    two = [100] * 6 + [230, 300]  # mean 141.25, deviation 78.64: cut at 219, one is 11 over it and one 81
+    assert f([True] * 8, [True] * 8, two, 400, alpha=1.0, right_within=lambda n: [False] * 8) == [1.0] * 7 + [0.0]
+    assert f([True] * 8, [True] * 8, two, 400, alpha=1.0, overrun=11, right_within=lambda n: [False] * 8) == [1.0] * 6 + [0.0] * 2
+    assert f([True] * 8, [True] * 8, lengths, 400, overrun=30, right_within=never) == [1.0] * 8
+    assert f([True] * 8, [True] * 8, lengths, 400, right_within=never) == [1.0] * 8
+    assert f([False] + [True] * 7, [True] * 8, lengths, 400, overrun=1, right_within=never) == [0.0] + [1.0] * 7
+
+
+def test_dot_refuses_an_alpha_that_no_rollout_of_such_a_group_can_exceed():
+    """One long among equal ones is the largest deviation there is: at 2.4 it is cut, 2.5 is above 7 / sqrt(8)."""
+    cut = lambda alpha: families.dot([True] * 8, [True] * 8, [1] * 7 + [9999], 9999, alpha=alpha, right_within=lambda n: [False] * 8)  # noqa: E731
+    assert cut(2.4) == [1.0] * 7 + [0.0]
+    with pytest.raises(ValueError, match="alpha is 2.5: with 8 rollouts .* 2.47"):
+        cut(2.5)
 
 
 # ---------------------------------------------------------------------------------------- by name, as the trainer calls them
@@ -133,15 +162,40 @@ def test_tokens_after_a_text_are_those_that_are_not_needed_to_write_it():
         needed = min(n for n in range(len(ids) + 1) if what in tokenizer.decode(ids[:n]))
         assert answer.tokens_after(what) == len(ids) + 1 - needed
     assert len(ids) > 30 and answer.tokens_after("never") == 0
+    assert all(answer.first(n) == tokenizer.decode(ids[:n]) for n in range(len(ids))) and answer.first(len(ids) + 1) == text
+
+
+class Letters:
+    """A tokenizer with a token for each letter."""
+
+    decode = staticmethod(lambda ids, skip_special_tokens: "".join(map(chr, ids)))
+
+
+def written(*texts):
+    return [Rollout([1], [*map(ord, text)], None, True, text, Letters) for text in texts]
 
 
 def test_a_reward_gets_the_tokens_after_a_text():
-    class Letters:
-        decode = staticmethod(lambda ids, skip_special_tokens: "".join(map(chr, ids)))
-
-    group = [Rollout([1], [*map(ord, text)], None, True, text, Letters) for text in ("ab.cd", "abcd", "....")]
+    group = written("ab.cd", "abcd", "....")
     after = lambda correct, finished, n_tokens, cap, *, tokens_after: tokens_after(".")  # noqa: E731
     assert by_name({"after": after}, "after", {}, [])(group, [True] * 3, 9, {}) == [2, 0, 3]
+
+
+@pytest.mark.parametrize("long, thinking, left", [
+    ("Wait " * 40 + "</think>\\boxed{7}", True, 0.0), ("</think>\\boxed{7}" + " Wait" * 40, True, 1.0),
+    ("\\boxed{7}" + " Wait" * 40, True, 0.0), ("\\boxed{7}" + " Wait" * 40, False, 1.0)])  # fmt: skip
+def test_dot_grades_what_a_cut_leaves(long, thinking, left):
+    reward_of = by_name(families.REWARDS, "dot", {}, [], thinking)
+    group = written(*["hm</think>\\boxed{7}"] * 7, long)
+    assert reward_of(group, [True] * 8, 400, {"answer": "7.0"}) == [1.0] * 7 + [left]
+
+
+@pytest.mark.parametrize("name, options, group", [("dot", {"alpha": 3}, 8), ("overlong", {"buffer": 101}, 8), ("repetition", {"of": "lines"}, 2)])
+def test_options_that_the_reward_refuses_are_refused_before_the_first_rollout(name, options, group):
+    rows = [{"answer": "1"}]
+    by_name(families.REWARDS, name, options, rows)  # without a group there is nothing to try
+    with pytest.raises(ValueError, match=f"--reward {name}: {list(options)[0]} is"):
+        by_name(families.REWARDS, name, options, rows, group=group, cap=100)
 
 
 def test_a_reward_that_needs_a_column_says_so_before_anything_is_sampled():

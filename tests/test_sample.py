@@ -228,7 +228,7 @@ def test_no_prompts_give_no_rollouts_and_an_empty_prompt_is_refused(model):
 def test_pick_token_draws_from_the_softmax():
     logits = torch.tensor([[1.0, 0.0, 2.0, -torch.inf]]).expand(20_000, 4)
     u = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
-    token, logp = pick_token(logits, u, temperature=0.5, top_p=1.0)
+    token, logp, _ = pick_token(logits, u, temperature=0.5, top_p=1.0)
     share = torch.bincount(token, minlength=4) / 20_000
     wanted = (logits[0] / 0.5).softmax(-1)
     assert (share - wanted).abs().max() < 0.015 and share[3] == 0
@@ -238,7 +238,7 @@ def test_pick_token_draws_from_the_softmax():
 def test_top_p_keeps_the_smallest_set_and_logp_stays_that_of_the_full_softmax():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(2000, 4)
     u = torch.linspace(0, 1 - 2**-20, 2000)[:, None]
-    token, logp = pick_token(logits, u, temperature=1.0, top_p=0.7)
+    token, logp, _ = pick_token(logits, u, temperature=1.0, top_p=0.7)
     assert set(token.tolist()) == {0, 1}  # 0.5 alone is not 0.7; 0.5 + 0.3 is
     assert abs((token == 0).float().mean().item() - 0.625) < 0.01
     assert torch.allclose(logp.exp(), torch.tensor([0.5, 0.3])[token], atol=1e-6)

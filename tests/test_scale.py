@@ -27,6 +27,7 @@ from scale.rewards import needs_group, rollout_of, score
 from standin import let_it_answer, make_problems, make_r1_standin
 
 CAP, GROUP = 24, 4
+OPTIONS = {"dot": {"alpha": 1.0}}  # its default can cut nothing in a group of 4
 SMALL = {"cap": CAP, "group": GROUP, "problems_per_step": 4, "checkpoint_every": 1, "lora_r": 4, "eval_cap": CAP}
 
 
@@ -121,7 +122,7 @@ def case(base, exported):
 @pytest.mark.parametrize("name", REWARDS)
 def test_trl_gives_the_rewards_of_train_prune(case, base, name):
     tokenizer, ends, ids, rows = case
-    reward_of = by_name(REWARDS, name, {}, rows)
+    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), rows)
     function = trl_prune.reward_function(options(trl_prune.Config, base, reward=name), tokenizer, ends, reward_of)
     columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
     texts = ["lost"] * len(ids)
@@ -141,6 +142,15 @@ def test_a_reward_may_ask_for_the_tokens_after_something(case):
     given, _ = score(ids, rows, tokenizer, ends, reward_of, CAP, GROUP)
     assert given == by_train_prune(tokenizer, ends, ids, rows, reward_of) and min(given) < 0
     assert not needs_group(reward_of, CAP, rows[0])
+
+
+@pytest.mark.parametrize("after, left", [(" Wait", 1.0), ("", 0.0)])
+def test_dot_cuts_and_grades_what_another_engine_sampled(case, after, left):
+    tokenizer, ends, _, rows = case
+    right, filler = (tokenizer.encode(x, add_special_tokens=False) for x in ("ab</think>\\boxed{7}", " Wait" * 250))
+    ids = [right + ends[:1]] * 7 + [(right + filler if after else filler + right) + ends[:1]]
+    reward_of = by_name(REWARDS, "dot", {}, rows)
+    assert score(ids, [rows[0]] * 8, tokenizer, ends, reward_of, 2000, 8) == ([1.0] * 7 + [left], [True] * 8)
 
 
 def manager(base):
@@ -173,7 +183,7 @@ def by_verl(loaded, ids: list[int], info: dict, pad: int, width: int) -> float:
 @pytest.mark.parametrize("name", REWARDS)
 def test_verl_gives_the_rewards_of_train_prune_or_refuses(case, base, name):
     tokenizer, ends, ids, rows = case
-    reward_of = by_name(REWARDS, name, {}, rows)
+    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), rows)
     if needs_group(reward_of, CAP, rows[0]):
         pytest.skip(f"{name} compares the rollouts of a group: scale/verl_keys.py refuses it")
     loaded = manager(base / "model")
@@ -205,8 +215,8 @@ def test_an_end_token_beyond_the_cap_is_no_end(case):
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_reward_that_is_said_to_need_no_group_is_the_same_alone(name):
-    row, draw = {"ref_tokens": 50, "ref_accuracy": 0.5}, random.Random(name)
-    reward_of = by_name(REWARDS, name, {}, [row])
+    row, draw = {"ref_tokens": 50, "ref_accuracy": 0.5, "answer": "7"}, random.Random(name)
+    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), [row])
     if needs_group(reward_of, 100, row):
         return
     for _ in range(200):
@@ -294,6 +304,9 @@ def test_verl_refuses_a_key_that_it_does_not_have():
         (verl_keys, {"data": "nowhere"}, "export.json cannot be read"),
         (verl_keys, {"cap": 23}, "was exported with cap 24, not 23"),
         (verl_keys, {"advantage": "batch"}, "take group or center, or TRL"),
+        (verl_keys, {"keep_shortest": 2}, "--keep_shortest 2 is not handed to"),
+        (trl_prune, {"resample_dead": 1}, "--resample_dead 1 is not handed to"),
+        (trl_prune, {"reward": "dot"}, "--reward dot: alpha is 2.0: with 4 rollouts"),
         (verl_keys, {"problems_per_step": 9}, "exceeds the 8 problems"),
     ],
 )
@@ -310,6 +323,12 @@ def test_a_loss_of_ones_own_is_refused_as_the_engines_have_theirs(base, exported
     more = {"train_data": str(exported / "train.jsonl")} if module is trl_prune else {"data": str(exported)}
     cfg = options(module.Config, base, loss="mine", **more)
     assert "which TRL and verl do not call" in refusal(capsys, lambda: module.main(cfg))
+
+
+def test_what_a_reward_does_in_a_group_is_seen_where_only_an_outlier_shows_it():
+    row = {"answer": "7"}
+    need = [needs_group(by_name(REWARDS, name, {}, [row]), 4000, row) for name in ("dot", "thinkprune")]
+    assert need == [True, False]
 
 
 def test_verl_refuses_a_reward_that_needs_the_group(base, tmp_path, capsys):

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ import yaml
 import grpo
 import train_prune
 from conftest import ROOT, sampled
-from engine import checkpoints, files, rows
+from engine import alarms, checkpoints, files, groups, rows
+from engine.checkpoints import Step
 from engine.files import Options, lock, parse, write_checksums
 from engine.kept import Kept
 from engine.memory import micro_batches
@@ -25,8 +27,9 @@ from engine.policy import fingerprint, load_policy, token_logp
 from engine.run_folder import RunFolder
 from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
-from grpo import add_gradient, advantages, policy_loss, update_policy
-from train_prune import Config, batch_of
+from grpo import add_gradient, advantages, filtered_advantages, policy_loss, update_policy
+from engine.groups import Group, batch_of
+from train_prune import Config
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def gradient_of(model, rollouts, adv, cfg):
 
 
 def test_doctests():
-    assert doctest.testmod(train_prune).failed == doctest.testmod(grpo).failed == 0
+    assert [doctest.testmod(module).failed for module in (train_prune, grpo, groups)] == [0, 0, 0]
 
 
 # ---------------------------------------------------------------------------------------- formulas
@@ -112,6 +115,27 @@ def test_advantages_by_hand():
     deviation = math.sqrt((0.75**2 + 3 * 0.25**2) / 7)
     assert torch.allclose(batch[0, 0], torch.tensor(0.75 / deviation), atol=1e-4)
     assert advantages(rewards, "center")[0].tolist() == [0.75, -0.25, -0.25, -0.25]
+
+
+def test_advantages_over_the_shortest_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    lengths = torch.tensor([[10, 20, 30, 40], [40, 30, 20, 20]])  # of equal ones the first
+    half = filtered_advantages(rewards, lengths, "group", 2)
+    assert torch.allclose(half, torch.tensor([[1, -1, 0, 0], [0, 0, 0, 0]]) * 0.5**0.5, atol=1e-4)  # 0.5 over 0.707
+    three = filtered_advantages(rewards, lengths, "batch", 3)
+    centred = torch.tensor([[1, -2, 1, 0], [0, 2, -1, -1]]) / 3
+    deviation = math.sqrt((2 * 1 + 4 + 4 + 2 * 1) / 9 / 5)  # of the six that are kept
+    assert torch.allclose(three, centred / deviation, atol=1e-4)
+    assert torch.equal(filtered_advantages(rewards, lengths, "group", 4), advantages(rewards, "group"))
+    dense = filtered_advantages(torch.tensor([[1.0, 1.0, 0.5, 0.0]]), torch.tensor([[100, 20, 5, 1]]), "center", 2, "reward_per_token")
+    assert dense.tolist() == [[0, 0.25, -0.25, 0]]  # 0.1 and 0.05 a token
+
+
+def test_the_options_of_a_run_reach_its_advantages():
+    group = Group([SimpleNamespace(ids=[1] * n) for n in (9, 5, 7)], [], [1.0, 0.0, 0.0], "")
+    adv = lambda **more: train_prune.advantages_of([group], Config(advantage="center", **more)).tolist()  # noqa: E731
+    assert adv() == [pytest.approx([2 / 3, -1 / 3, -1 / 3])]
+    assert adv(keep_shortest=2) == [[0, 0, 0]] and adv(keep_shortest=2, keep_by="reward_per_token") == [[0.5, -0.5, 0]]
 
 
 def test_loss_by_hand():
@@ -347,6 +371,67 @@ def test_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch, be
     assert timeless_log(tmp_path / "round") == timeless_log(tmp_path / "unbroken")
 
 
+LIVES = {1: (1, 0, 0), 2: (0, 1, 1), 0: (0, 1, 0)}  # which groups of a batch, by its number modulo 3
+
+
+def test_dead_groups_are_sampled_again_and_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch):
+    """Step 1 takes batches 1 and 2, in which exactly 3 groups live. Step 2 takes 3, 4 and 5, in which 4 live."""
+    sampled, trained = {}, []
+
+    def sample(r, number, label):
+        made = zip(sample_groups(r, number, label), LIVES[number % 3])
+        sampled[number] = [group._replace(rewards=[float(lives), 0.0]) for group, lives in made]
+        return sampled[number]
+
+    def update(policy, optimizer, rollouts, *more):
+        trained.append([id(rollout) for rollout in rollouts])
+        return update_policy(policy, optimizer, rollouts, *more)
+
+    sample_groups = train_prune.sample_groups
+    monkeypatch.setattr(train_prune, "sample_groups", sample)
+    monkeypatch.setattr(train_prune, "update_policy", update)
+    cfg = dataclasses.replace(cfg, steps=2, group=2, cap=8, prompt_cap=48, eval_samples=1, confirm_samples=0, beta=0.0, resample_dead=4)
+    train_prune.main(dataclasses.replace(cfg, out_dir=str(tmp_path / "unbroken")))
+    steps = [[group for number in numbers for group in sampled[number]] for numbers in ((1, 2), (3, 4, 5))]
+    assert sorted(sampled) == [1, 2, 3, 4, 5]
+    for row, step, ids in zip(table(tmp_path / "unbroken"), steps, trained, strict=True):
+        alive, dead = ([group for group in step if sum(group.rewards) == lives] for lives in (1, 0))
+        assert ids == [id(rollout) for group in alive[:3] for rollout in group.rollouts]
+        assert (row["batches"], row["dead_groups"]) == (len(step) / 3, len(dead))
+        assert row["dead_tokens"] == sum(len(rollout.ids) for group in dead for rollout in group.rollouts)
+        assert row["length"] == pytest.approx(sum(len(rollout.ids) for group in step for rollout in group.rollouts) / len(step) / 2)
+    monkeypatch.setattr(train_prune, "update_policy", at_call(update, 2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert stop_code(cfg) == 143 and checkpoints.newest(tmp_path / "round")[1] == 1
+    train_prune.main(cfg)
+    assert adapter_hash(tmp_path / "round" / "step0002") == adapter_hash(tmp_path / "unbroken" / "step0002")
+    assert timeless_log(tmp_path / "round") == timeless_log(tmp_path / "unbroken")
+
+
+def test_where_too_few_groups_live_a_step_is_filled_up_with_dead_ones(cfg, tmp_path, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(train_prune, "by_name", lambda *_: lambda group, *more: [0.0] * len(group))
+    monkeypatch.setattr(train_prune, "update_policy", lambda *a: shapes.append((len(a[2]), len(a[3]))) or update_policy(*a))
+    cfg = dataclasses.replace(cfg, steps=1, group=2, cap=8, prompt_cap=48, eval_samples=1, confirm_samples=0, beta=0.0, resample_dead=2)
+    train_prune.main(cfg)
+    (row,) = table(tmp_path / "round")
+    assert shapes == [(6, 6)] and (row["batches"], row["dead_groups"], row["grad"]) == (3, 9, 0)
+
+
+def test_the_line_of_a_step_says_how_much_was_sampled_and_kept():
+    more = {"reward": 0.5, "correct": 0.25, "figures": {"grad": 0.1}}
+    line = Step(2, batches=3, dead_groups=40, **more).line(8, 125, 16, 8, torch.device("cpu"), 0)
+    assert "correct 96/384" in line and "dead groups 40/48 | 3 batches, 17% of groups kept | grad" in line  # 8 of 48
+    assert "33% of groups kept" in Step(2, batches=3, dead_groups=20, **more).line(8, 125, 16, 8, torch.device("cpu"), 0)
+    line = Step(2, dead_groups=4, **more).line(8, 125, 16, 8, torch.device("cpu"), 0)
+    assert "correct 32/128" in line and "dead groups 4/16 | grad" in line
+
+
+@pytest.mark.parametrize("dead, warned", [(12, True), (11, False)])
+def test_all_groups_are_dead_if_those_of_all_batches_are(dead, warned):
+    lines = alarms.warnings_of([Step(n, batches=3, dead_groups=dead, reward=1.0) for n in range(5)], 4, 0.1)
+    assert any("all 4 groups dead for 5 steps" in line for line in lines) == warned
+
+
 def test_a_half_written_checkpoint_is_not_resumed_from(cfg, tmp_path):
     cfg = dataclasses.replace(cfg, steps=1)
     train_prune.main(cfg)
@@ -383,6 +468,10 @@ def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
         ({"train_data": "./nowhere.jsonl"}, "./nowhere.jsonl"),
         ({"reference": "./nowhere.json"}, "--reference ./nowhere.json"),
         ({"cap": 5000}, "context of 4096"),
+        ({"resample_dead": -1}, "--resample_dead -1"),
+        ({"keep_shortest": 1}, "--keep_shortest 1"),
+        ({"keep_shortest": 5}, "from 2 to --group 4"),
+        ({"reward": "dot", "reward_options": {"alpha": 1.5}}, "--reward dot: alpha is 1.5: with 4 rollouts"),
     ],
 )
 def test_bad_options_stop_with_one_line_and_write_nothing(cfg, tmp_path, capsys, change, word):

@@ -67,6 +67,8 @@ class Config(RoundOptions):
     """Problems per step (P); the paper takes 128."""
     steps: int = 190
     """Steps of this round."""
+    sample_tokens: int = 0
+    """The round ends with the step that reaches so many sampled tokens, to compare methods; 0: only steps count."""
     reward: str = "thinkprune"
     """A function of length_rewards.py by name."""
     reward_options: dict[str, Any] = field(default_factory=dict)
@@ -271,8 +273,14 @@ def measure_again(r: Round, result: dict) -> dict:
     return read_eval(path)
 
 
-def checkpoint_due(step: int, cfg: Config) -> bool:
-    return step % cfg.checkpoint_every == 0 or step == cfg.steps
+def checkpoint_due(step: int, cfg: Config, history: list[Step]) -> bool:
+    return step % cfg.checkpoint_every == 0 or step == cfg.steps or enough(cfg, history)
+
+
+def enough(cfg: Config, history: list[Step]) -> bool:
+    """Whether `sample_tokens` response tokens are sampled."""
+    tokens = sum(step.length * step.batches for step in history) * cfg.problems_per_step * cfg.group
+    return 0 < cfg.sample_tokens <= round(tokens)
 
 
 def validate(r: Round) -> None:
@@ -324,11 +332,13 @@ def train(r: Round) -> str:
     cfg, folder = r.cfg, r.folder
     first_step, micro_tokens = folder.last_step + 1, cfg.tokens_per_micro_batch
     # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
-    if folder.resume and folder.resume.name.startswith("last") and checkpoint_due(folder.last_step, cfg):
+    if folder.resume and folder.resume.name.startswith("last") and checkpoint_due(folder.last_step, cfg, folder.history):
         validate(r)
     for number in range(first_step, cfg.steps + 1):
         if cfg.stop_on_collapse and (found := alarms.collapse(folder.history)):
             return "; ".join(found.values())
+        if enough(cfg, folder.history):
+            break
 
         # --- 1. sample and score: G capped rollouts for each of P problems, and of P more while too many are dead
         clock, groups = time.time(), []
@@ -387,7 +397,7 @@ def train(r: Round) -> str:
         # --- 6. validate and checkpoint
         if time.time() - folder.saved_at > 60 * cfg.save_minutes:
             folder.save("last")
-        if checkpoint_due(number, cfg):
+        if checkpoint_due(number, cfg, folder.history):
             validate(r)
     return ""
 

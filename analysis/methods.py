@@ -20,11 +20,11 @@ import numpy as np
 import yaml
 
 from analysis.command import help_or, split_folders
-from analysis.evaluations import Evaluation, load_evaluation, pair
+from analysis.evaluations import Evaluation, arrange, load_evaluation, pair
 from analysis.plot import BLUE, GREEN, GREY, INK, RED, Figure, fill, save, style, tokens_axis
 from analysis.stats import efficiency, two_way
 from analysis.tables import gap, num, table
-from engine.files import die, one_line, parse, read_jsonl, write_text
+from engine.files import die, one_line, parse, read_json, read_jsonl, write_text
 
 COLOURS = (BLUE, RED, GREEN, "#E69F00", "#CC79A7", "#56B4E9", INK, GREY)
 MARKERS = "osD^vP*XhpdH<>8"
@@ -75,10 +75,9 @@ def sampled_tokens(folder: Path) -> int:
         columns = lines[0].split(",")
         for line in lines[1:]:
             row = dict(zip(columns, line.split(",")))
-            total += float(row["length"]) * cfg["problems_per_step"] * cfg["group"]
-            total += float(row.get("dead_tokens") or 0)
-    for source in cfg.get("data") or []:  # of sft.py
-        total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source)))
+            total += float(row["length"]) * cfg["problems_per_step"] * cfg["group"] * float(row.get("batches") or 1)
+    for source in filter(None, str(cfg.get("data") or "").split(",")):  # of sft.py
+        total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source.strip())))
     before = Path(cfg.get("init_adapter") or "")
     return round(total) + (sampled_tokens(before.parent) if before.name else 0)
 
@@ -91,11 +90,27 @@ def read_points(root: Path) -> list[Point]:
         found.setdefault((folder.parent.name, folder.name), []).append((folder, load_evaluation(str(path.parent))))
     if ("base", "base") not in found:
         die(f"{root}: no seed*/base/base/test/eval.json")
+    for path in sorted(root.glob("seed*/*/budget_forcing.json")):
+        base = load_evaluation(str(path.parent.parent / "base" / "base" / "test"))
+        for budget, side in forced_sides(base, read_json(path)).items():
+            found.setdefault((path.parent.name, str(budget)), []).append((path.parent, side))
     first = found["base", "base"][0][1]
     return [
         Point(method, name, [pair(first, side) for _, side in runs], [sampled_tokens(folder) for folder, _ in runs])
         for (method, name), runs in found.items()
     ]
+
+
+def forced_sides(base: Evaluation, forcing: dict) -> dict[int, Evaluation]:
+    """The base as it would be at each budget of analysis.budget."""
+    answers: dict[int, dict[tuple, dict]] = {row["budget"]: {} for row in forcing["rows"]}
+    for answer in forcing["forced"]:
+        answers[answer["budget"]][answer["id"], answer["sample"]] = answer
+    return {
+        budget: arrange(base.folder, base.info, base._replace(
+            rows=[row | {"finished": True} | theirs.get((row["id"], row["sample"]), row) for row in base.rows]).groups)
+        for budget, theirs in answers.items()
+    }  # fmt: skip
 
 
 def groups_of(side: Evaluation, column: str) -> dict[str, np.ndarray]:

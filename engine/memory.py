@@ -149,7 +149,7 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, top_
     kv = kv_bytes(config, item)
     top_p = getattr(options, "top_p", 1.0) if top_p is None else top_p
     row = int(tokens * (kv + item + 16) + (DRAWN + (CUT if top_p < 1 else DRAWN)) * vocab)
-    prefill = max(4096, tokens - getattr(options, "cap", 0)) * (kv + item * (4 * inner + 8 * hidden))
+    prompts = max(4096, tokens - getattr(options, "cap", 0))  # tokens of one prefill
     # --- update. The factors, bytes a token in bfloat16 (twice that in float32), are peaks of allocation measured on a
     # CPU. A layer keeps its input, or without checkpointing its activations; then either the head's logits are made
     # (HEAD bytes each), or one layer is recomputed and goes backward. A 4-bit layer is unpacked while it is used.
@@ -167,6 +167,8 @@ def plan(config, options, free_bytes: int, tokens: int = 0, taken: int = 0, top_
     for weights in ("merged", "live"):
         shared = not options.load_4bit and not rank and not adapter  # nothing to merge: the base is its own copy
         copied = item * n["linear"] if weights == "merged" and not shared else 0
+        wide = 8 if weights == "live" else 4  # inner activations at once: a LoRA beside its layer has some of its own
+        prefill = prompts * (kv + item * (wide * inner + 8 * hidden))
         left = usable(free_bytes) - base - copied - lora
         room = min(left, usable(free_bytes) - taken) - prefill - (unpacked if weights == "live" else 0)
         rows = int(max(0, min(options.rows or 256, room // row)))

@@ -227,10 +227,10 @@ def test_sampling_and_update_never_coexist(r1):
     ("r1_1.5b", "merged", 12, 51), ("r1_1.5b", "merged", 16, 84), ("r1_1.5b", "merged", 24, 150),
     ("r1_1.5b", "live", 8, 39), ("r1_1.5b", "live", 24, 171), ("r1_7b", "live", 24, 67)])
 def test_rows_are_near_and_below_those_of_the_prototype(size, weights, gb, rows):
-    """It left out the buffers of sampling and the prompts that wait."""
+    """It left out the buffers of sampling, the prompts that wait, and what a live LoRA computes beside its layer."""
     cfg = options(cap=4000, rollout_weights=weights, tokens_per_micro_batch=4096)
     planned = memory.plan(shape_config(size), cfg, gb * GB - memory.CONTEXT, tokens=4290).rows
-    assert 0.7 * rows < planned <= rows
+    assert 0.65 * rows < planned <= rows
 
 
 def test_a_large_card_decodes_from_the_copy_and_a_small_one_from_the_four_bit_layers(r1):

@@ -33,7 +33,7 @@ def root(tmp_path):
             folder = home / "rounds" / f"cap{cap}"
             evaluation(folder / "test", tokens, 8, data)
             (folder / "config.yaml").write_text(yaml.safe_dump({"group": 4, "problems_per_step": 2, "init_adapter": before}))
-            (folder / "log.csv").write_text(f"step,length,dead_tokens\n1,{tokens},5\n2,{tokens},\n")
+            (folder / "log.csv").write_text(f"step,length,batches\n1,{tokens},2\n2,{tokens},1\n")
             before = str(folder / "step0002")
         evaluation(home / "kimi" / "w1" / "test", 100, 7, data)
     return tmp_path
@@ -47,9 +47,9 @@ def test_a_point_between_two_caps_is_compared_with_the_line_between_them(root):
     assert row["to_rival"]["value"] == pytest.approx(row["pass@1"]["value"] - np.mean([p.right for p in rounds]))
 
 
-def test_tokens_of_the_rounds_before_count_and_those_of_dead_groups(root):
+def test_tokens_of_the_rounds_before_count_and_those_of_further_batches(root):
     sampled = {point.name: point.sampled for point in methods.read_points(root) if point.method == "rounds"}
-    assert sampled == {"cap150": [2 * 120 * 8 + 5] * 2, "cap100": [2 * 120 * 8 + 5 + 2 * 80 * 8 + 5] * 2}
+    assert sampled == {"cap150": [3 * 120 * 8] * 2, "cap100": [3 * 120 * 8 + 3 * 80 * 8] * 2}
 
 
 def test_a_teachers_answers_count(root):
@@ -57,8 +57,20 @@ def test_a_teachers_answers_count(root):
     answers.write_text("".join(json.dumps({"n_tokens": n}) + "\n" for n in (30, 40)))
     folder = root / "seed0" / "sft" / "right"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": [str(answers)]}))
-    assert methods.sampled_tokens(folder) == 70
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": f"{answers}, {answers}"}))
+    assert methods.sampled_tokens(folder) == 2 * 70
+
+
+def test_budget_forcing_is_the_base_with_the_forced_answers_in_it(root):
+    forced = [{"id": "p0", "sample": 0, "n_tokens": 9, "answer": "9", "correct": True, "budget": 7}]
+    for seed in (0, 1):
+        path = root / f"seed{seed}" / "forced" / "budget_forcing.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"rows": [{"budget": 7}, {"budget": 8}], "forced": forced}))
+    points = {p.name: p for p in methods.read_points(root)}
+    base = points["base"].tokens[0]
+    assert points["8"].tokens[0].tolist() == base.tolist() and points["8"].method == "forced"
+    assert points["7"].tokens[0].tolist() == [(9 + base[0]) / 2, *base[1:]] and points["7"].sampled == [0, 0]
 
 
 def test_figures_by_a_column_of_the_problem_file(root):

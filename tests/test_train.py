@@ -417,6 +417,15 @@ def test_where_too_few_groups_live_a_step_is_filled_up_with_dead_ones(cfg, tmp_p
     assert shapes == [(6, 6)] and (row["batches"], row["dead_groups"], row["grad"]) == (3, 9, 0)
 
 
+def test_a_round_ends_with_the_step_that_reaches_its_tokens_and_is_then_done(cfg, tmp_path):
+    cfg = dataclasses.replace(cfg, steps=50, group=2, cap=8, prompt_cap=48, eval_samples=1, confirm_samples=0, beta=0.0, checkpoint_every=50)
+    train_prune.main(dataclasses.replace(cfg, sample_tokens=90))   # a step is 3 x 2 rollouts of at most 8 tokens
+    rows = table(tmp_path / "round")
+    tokens = [6 * row["length"] for row in rows]
+    assert sum(tokens[:-1]) < 90 <= sum(tokens) and len(rows) < 50
+    assert checkpoints.newest(tmp_path / "round")[1] == len(rows) and (tmp_path / "round" / "done").is_file()
+
+
 def test_the_line_of_a_step_says_how_much_was_sampled_and_kept():
     more = {"reward": 0.5, "correct": 0.25, "figures": {"grad": 0.1}}
     line = Step(2, batches=3, dead_groups=40, **more).line(8, 125, 16, 8, torch.device("cpu"), 0)

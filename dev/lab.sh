@@ -1,0 +1,52 @@
+# For dev/methods.sh and dev/reasoning.sh: runs of one method, and their tests, in $OUT/seed$SEED/METHOD/POINT.
+# What is finished is skipped, so the same command goes on after a stop. Every evaluation has the prompt that names $NAMED.
+set -euo pipefail
+export PYTHON=${PYTHON:-python} OUT CONFIG MODEL NAMED BUDGET LOOSE
+SEEDS=${SEEDS:-0 1 2}
+JOBS=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
+
+quietly() {  # quietly FOLDER COMMAND...: what it prints goes to FOLDER.log
+    mkdir -p -- "$(dirname -- "$1")"
+    "${@:2}" >> "$1.log" 2>&1 || { tail -n 3 -- "$1.log" >&2; return 1; }
+}
+
+measure() {  # measure METHOD/POINT [ADAPTER] [FLAGS]: the test of an adapter, "" for the bare model
+    local run="$OUT/seed$SEED/$1"
+    [ -f "$run/test/eval.json" ] || quietly "$run" "$PYTHON" eval.py --config "$CONFIG" --model "$MODEL" \
+        --adapter "${2:-}" --seed "$SEED" --prompt_cap "$NAMED" --out_dir "$run/test" "${@:3}"
+}
+
+# The last step is what counts, so no checkpoint is chosen: one short validation, and a tolerance that takes all.
+rl() {  # rl METHOD/POINT FROM FLAGS: a round of train_prune.py until $BUDGET tokens are sampled, from an adapter or ""
+    local run="$OUT/seed$SEED/$1"
+    [ -f "$run/done" ] || quietly "$run" "$PYTHON" train_prune.py --config "$CONFIG" --model "$MODEL" --seed "$SEED" \
+        --init_adapter "$2" --prompt_cap "$NAMED" --reference "$OUT/reference/eval.json" --eval_samples 1 \
+        --confirm_samples 0 --tolerance 1 --checkpoint_every 1000 --steps 1000 --sample_tokens "$BUDGET" \
+        --out_dir "$run" "${@:3}"
+    measure "$1" "$(cat -- "$run/selected")"
+}
+
+sft() {  # sft METHOD/POINT FROM FLAGS: sft.py on --data FILE, from an adapter or ""
+    local run="$OUT/seed$SEED/$1"
+    [ -f "$run/done" ] || quietly "$run" "$PYTHON" sft.py --config "$CONFIG" --model "$MODEL" --seed "$SEED" \
+        --init_adapter "$2" --prompt_cap "$NAMED" --eval_samples 1 --checkpoint_every 1000 --max_tokens 1000 --epochs 2 \
+        --lr 1e-3 --out_dir "$run" "${@:3}"
+    measure "$1" "$run/final"
+}
+
+answers() {  # answers FILE PROBLEMS FLAGS: 8 answers to each of these problems
+    [ -f "$1" ] || quietly "$1" "$PYTHON" sample.py --model "$MODEL" --data "$2" --seed "$SEED" --samples 8 \
+        --temperature 1 --top_p 1 --cap "$LOOSE" --out "$1" "${@:3}"
+}
+
+reference() {  # the base on the validation problems, once for all
+    [ -f "$OUT/reference/eval.json" ] || "$PYTHON" eval.py --config "$CONFIG" --model "$MODEL" --data "$VAL" \
+        --eval_samples 1 --prompt_cap "$NAMED" --out_dir "$OUT/reference"
+}
+
+all() {  # all NAME...: the functions of these names for each seed, one thread each and several at a time
+    export -f quietly measure rl sft answers "$@"
+    for seed in $SEEDS; do for name in "$@"; do echo "$seed $name"; done; done |
+        OMP_NUM_THREADS=1 xargs -P "$JOBS" -L 1 bash -c \
+            'set -euo pipefail; export SEED=$0; started=$SECONDS; "$1"; echo "$1, seed $SEED: $((SECONDS - started)) s"'
+}

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens: docs/methods.md.
+#
+#   bash dev/methods.sh                                    # 3 seeds, about XX minutes on 2 CPU cores
+#   SEEDS=0 METHODS="rounds kimi" bash dev/methods.sh      # less
+#
+# If interrupted, run the same command again; it goes on. OUT holds seed0/METHOD/POINT, and methods.md with the picture.
+cd "$(dirname "$0")/.."
+OUT=${OUT:-out/methods} CONFIG=${CONFIG:-config/search.yaml} MODEL=${MODEL:-out/search_base}
+TRAIN=$MODEL/train.jsonl VAL=$MODEL/val.jsonl
+CAPS=${CAPS:-160 120 95} TIGHT=${TIGHT:-70} LOOSE=${LOOSE:-400}  # the rounds; below the deepest search; never binds
+NAMED=${NAMED:-95} BUDGET=${BUDGET:-270000}  # the cap in every test's prompt; tokens that each method samples
+. dev/lab.sh
+export TRAIN VAL CAPS TIGHT LOOSE
+
+base() { measure base/base; }
+
+rounds() {  # ThinkPrune: a third of the tokens for each cap
+    local cap from=""
+    for cap in $CAPS; do
+        BUDGET=$((BUDGET / 3)) rl "rounds/cap$cap" "$from" --cap "$cap"
+        from=$(cat -- "$OUT/seed$SEED/rounds/cap$cap/selected")
+    done
+}
+
+one_shot() {  # each cap at once, and one that has no room for a deep search
+    for cap in $CAPS $TIGHT; do rl "one_shot/cap$cap" "" --cap "$cap"; done
+}
+
+auto() {  # measured caps: a whole schedule, whose rounds have a third of the tokens each
+    local run="$OUT/seed$SEED/auto.run" path
+    mkdir -p "$run"
+    grep -v '^steps:\|^checkpoint_every:\|^caps:' "$CONFIG" > "$run.yaml"
+    printf 'steps: 1000\ncheckpoint_every: 1000\ncaps: auto\nsample_tokens: %s\n' "$((BUDGET / 3))" >> "$run.yaml"
+    [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" OUT="$run/run" bash schedule.sh
+    mkdir -p "$OUT/seed$SEED/auto"
+    for path in "$run"/run/cap*/done; do
+        ln -sfn "$(realpath -- "$(dirname -- "$path")")" "$OUT/seed$SEED/auto/$(basename -- "$(dirname -- "$path")")"
+    done
+    for path in "$OUT/seed$SEED"/auto/cap*; do measure "auto/$(basename -- "$path")" "$(cat -- "$path/selected")"; done
+}
+
+# DLER and DA-DLER as in config/toy_dler.yaml, with groups of 8 as all others here have.
+like_dler() {
+    rl "$1" "" --advantage batch --clip_high 0.28 --updates_per_batch 8 --resample_dead 3 --lr 3.5e-4 "${@:2}"
+}
+dler() { local cap; for cap in $CAPS; do like_dler "dler/cap$cap" --cap "$cap"; done; }
+da_dler() { local cap; for cap in $CAPS; do like_dler "da_dler/cap$cap" --cap "$cap" --reward tiered; done; }
+dot() {
+    local cap
+    for cap in $CAPS; do
+        rl "dot/cap$cap" "" --cap "$cap" --reward dot --reward_options '{"alpha": 1.5, "overrun": 8}'
+    done
+}
+
+# From here on no cap binds.
+gfpo() { local k; for k in 2 4; do rl "gfpo/keep$k" "" --cap "$LOOSE" --keep_shortest "$k"; done; }
+weighted() {  # weighted REWARD OPTION "VALUES" FLAGS: one reward with several weights or targets
+    local value
+    for value in $3; do
+        rl "$1/$2$value" "" --cap "$LOOSE" --reward "$1" --reward_options "{\"$2\": $value}" "${@:4}"
+    done
+}
+kimi() { weighted kimi weight "0.3 1.0"; }
+efficient() { weighted efficient alpha "0.1 0.4" --advantage center; }
+shorterbetter() { weighted shorterbetter beta "0.001 0.004"; }
+gr3() { weighted gr3 alpha "0.33 1.0"; }
+l1_max() { weighted l1_max target "120 95"; }
+laser() { weighted laser target "120 95"; }
+
+# --- without RL
+shortest() {  # rejection sampling: 8 answers a problem for as many tokens, then fine-tuning on the shortest right ones
+    local here="$OUT/seed$SEED/shortest" tokens
+    mkdir -p "$here"
+    tokens=$("$PYTHON" -c 'import json, sys; print(round(json.load(open(sys.argv[1]))["mean_tokens"]))' \
+        "$OUT/seed$SEED/base/base/test/eval.json")
+    head -n $((BUDGET / 8 / tokens)) "$TRAIN" > "$here/problems.jsonl"
+    answers "$here/answers.jsonl" "$here/problems.jsonl"
+    sft shortest/sft "" --data "$here/answers.jsonl" --keep shortest
+}
+
+merged() {  # DLER's merging: the largest quarter of the rounds' changes, times 0.7
+    local here="$OUT/seed$SEED/merged/top25" from="$OUT/seed$SEED/rounds/cap${CAPS##* }"
+    mkdir -p "$here"
+    [ -d "$here/model" ] || quietly "$here" "$PYTHON" export.py --model "$MODEL" --adapter "$(cat -- "$from/selected")" \
+        --keep_top 0.25 --scale 0.7 --max_problems 0 --out "$here/model"
+    printf 'init_adapter: %s\n' "$(cat -- "$from/selected")" > "$here/config.yaml"  # what its tokens were spent on
+    MODEL=$here/model measure merged/top25
+}
+
+forced() {  # budget forcing of the base
+    local here="$OUT/seed$SEED/forced"
+    [ -f "$here/budget_forcing.json" ] || quietly "$here" "$PYTHON" -m analysis.budget "$OUT/seed$SEED/base/base/test" \
+        --out_dir "$here"
+}
+
+OTHERS="one_shot auto dler da_dler dot gfpo kimi efficient shorterbetter gr3 l1_max laser shortest merged forced"
+METHODS=${METHODS:-rounds $OTHERS}
+export -f weighted
+[ -d "$MODEL" ] || "$PYTHON" data/search.py
+reference
+all base
+case " $METHODS " in *" rounds "*) all rounds ;; esac  # merged needs them
+all ${METHODS//rounds/}
+"$PYTHON" -m analysis.methods "$OUT" --by depth

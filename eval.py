@@ -230,7 +230,8 @@ def report(run: str) -> None:
         seconds += chosen["seconds"]
         cap = int(path.parent.name[3:])
         picked = next((c for c in chosen["checkpoints"] if c["step"] == chosen["step"]), {})
-        rounds.append({**picked, "cap": cap, "step": chosen["step"], "why": chosen["why"]})
+        measured = {"next_cap": chosen["next_cap"]} if "next_cap" in chosen else {}
+        rounds.append({**picked, "cap": cap, "step": chosen["step"], "why": chosen["why"]} | measured)
     summary = {
         "base": base,
         "rounds": rounds,
@@ -266,6 +267,7 @@ def report(run: str) -> None:
         line("base, **test**", "-", base, base),
         line("final, **test**", next((r["step"] for r in reversed(rounds) if r["step"]), "-"), final, base),
         "",
+        *(f"After cap {r['cap']}, {r['next_cap']['why']}.\n" for r in rounds if "next_cap" in r),
         f"Time: {summary['seconds']:.0f} s (evaluations and rounds, model loading left out).",
         "",
     ]

@@ -126,7 +126,7 @@ def next_cap(rows: list[dict], last: int, percentile: float) -> dict:
     if not right:
         return {"cap": None, "why": f"no next cap: none of {len(rows)} rollouts is right", "rollouts": len(rows)}
     length = cap = right[math.ceil(percentile * len(right) / 100) - 1]
-    said = f"the {percentile:g}th percentile of {len(right)} right lengths is {length}"
+    said = f"percentile {percentile:g} of {len(right)} right lengths is {length}"
     if last:
         least, most = math.ceil(TIGHTEST * last), math.floor(WIDEST * last)
         cap = min(max(cap, least), most)

@@ -88,7 +88,7 @@ def test_the_next_cap_is_a_percentile_within_bounds_that_most_rollouts_meet(rows
 @pytest.mark.parametrize(
     "rows, words",
     [
-        (rollouts([80] * 6 + [90] * 4), "no next cap: the 90th percentile of 10 right lengths is 90, the bounds are 65 and 80; 60.0 % of 10 rollouts end within 80, not 70.0 %"),
+        (rollouts([80] * 6 + [90] * 4), "no next cap: percentile 90 of 10 right lengths is 90, the bounds are 65 and 80; 60.0 % of 10 rollouts end within 80, not 70.0 %"),
         (rollouts(wrong=[9]), "no next cap: none of 1 rollouts is right"), ([], "no next cap: no checkpoint keeps pass@1"),
     ],
 )  # fmt: skip

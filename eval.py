@@ -232,6 +232,7 @@ def report(run: str) -> None:
         picked = next((c for c in chosen["checkpoints"] if c["step"] == chosen["step"]), {})
         measured = {"next_cap": chosen["next_cap"]} if "next_cap" in chosen else {}
         rounds.append({**picked, "cap": cap, "step": chosen["step"], "why": chosen["why"]} | measured)
+    first = [read(folder / "first_cap.json", "why")["why"]] if (folder / "first_cap.json").is_file() else []
     summary = {
         "base": base,
         "rounds": rounds,
@@ -260,6 +261,8 @@ def report(run: str) -> None:
         f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
         f"{other}+- is one standard error, clustered by problem.",
         "",
+        *(f"Of the base's answers to training problems: {why}.\n" for why in first),
+        *(f"After cap {r['cap']}, {r['next_cap']['why']}.\n" for r in rounds if "next_cap" in r),
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",
         line("base, validation", "-", reference, reference),
@@ -267,7 +270,6 @@ def report(run: str) -> None:
         line("base, **test**", "-", base, base),
         line("final, **test**", next((r["step"] for r in reversed(rounds) if r["step"]), "-"), final, base),
         "",
-        *(f"After cap {r['cap']}, {r['next_cap']['why']}.\n" for r in rounds if "next_cap" in r),
         f"Time: {summary['seconds']:.0f} s (evaluations and rounds, model loading left out).",
         "",
     ]

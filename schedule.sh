@@ -22,9 +22,8 @@ trap 'case $? in 130 | 143) echo "to go on: $AGAIN" >&2 ;; esac' EXIT
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi
 "$PYTHON" -m engine.schedule check  # every file and option that is read below, before the first token
 
-# In every evaluation the prompt names the last cap: the one that the pruned model is used with. Where that is not known
-# yet, as with auto, or tighter caps came later, validations go on naming the cap that the base was measured with: with
-# auto the first.
+# In every evaluation the prompt names the last cap: the one that the pruned model is used with. Where tighter caps came
+# later, validations go on naming the one from before. With auto they name the first, as the last is not known yet.
 measure() {  # measure FOLDER DATA SAMPLES PROMPT_CAP [ADAPTER]
     [ -f "$OUT/$1/eval.json" ] || "$PYTHON" eval.py --config="$CONFIG" --model="$MODEL" --data="$2" --eval_samples="$3" \
         --prompt_cap="$4" --adapter="${5:-}" --seed="$SEED" --out_dir="$OUT/$1"

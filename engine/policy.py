@@ -79,7 +79,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def import_bitsandbytes() -> None:
-    """Imports bitsandbytes without torch's compiler, a quarter of the time that a script takes to start.
+    """Imports bitsandbytes without torch's compiler, which is a fifth of what a script takes to start.
 
     It wraps fallbacks of its kernels in `torch.compile`, and that alone loads the compiler. On a CPU and on CUDA the
     kernels themselves are used.

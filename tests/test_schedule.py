@@ -13,6 +13,7 @@ import yaml
 
 import engine.schedule
 from conftest import ROOT, refusal
+from eval import report
 from standin import let_it_answer, make_problems, make_r1_standin
 
 
@@ -109,6 +110,10 @@ def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
     base, start = (json.loads((tmp_path / "out" / path).read_text()) for path in ("base/eval.json", "cap40/selection.json"))
     assert (base["cap"], base["temperature"], base["top_p"], base["n_samples"]) == (100, 0.6, 0.95, 32)
     assert start["reference"]["pass@1"] == base["pass@1"] and start["next_cap"]["rollouts"] == 8
+    base_said = {"cap": 40, "why": "next cap 40: as the base has it"}
+    (tmp_path / "out" / "first_cap.json").write_text(json.dumps(base_said))
+    report(str(tmp_path / "out"))
+    assert base_said["why"] in (tmp_path / "out" / "summary.md").read_text()
     assert f"After cap 40, {start['next_cap']['why']}" in (tmp_path / "out" / "summary.md").read_text()
 
 

@@ -103,8 +103,8 @@ def print_next(settings: dict[str, str], last: str) -> None:
     if later := caps[caps.index(last) + 1 :]:
         print(later[0])
     elif settings["CAPS"].endswith("auto") and not (last and decision_of(settings, int(last))):
-        die(f"{settings['OUT']}: the cap {f'after {last}' if last else 'of the first round'} was not measured: give it in "
-            "CAPS, or set OUT to a new folder")  # fmt: skip
+        which = f"after {last}" if last else "of the first round"
+        die(f"{settings['OUT']}: the cap {which} was not measured: give it in CAPS, or set OUT to a new folder")
 
 
 def first_cap(settings: dict[str, str]) -> None:

@@ -297,6 +297,19 @@ def test_auto_goes_on_with_measured_caps_and_a_second_call_finds_the_same(script
     assert [o["prompt_cap"] for o in asked[0] if o.get("out_dir") == "run/base"] == [named]
 
 
+def test_a_first_cap_is_measured_on_the_base_or_asked_for(setting, tmp_path, capsys):
+    options = yaml.safe_load((setting / "config.yaml").read_text()) | {"caps": "auto"}
+    for eval_cap in (10, 400):  # few answers end within 10 tokens, nearly all within 400
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | {"eval_cap": eval_cap}))
+        settings, _ = engine.schedule.read_settings({"CONFIG": str(tmp_path / "config.yaml"), "OUT": str(tmp_path / "run")})
+        if eval_cap == 10:
+            error = refusal(capsys, lambda: engine.schedule.first_cap(settings))
+            assert "no next cap" in error and "give the first cap" in error and not (tmp_path / "run" / "first_cap.json").exists()
+    engine.schedule.first_cap(settings)
+    decision = json.loads((tmp_path / "run" / "first_cap.json").read_text())
+    assert engine.schedule.known_caps(settings) == [decision["cap"]] and decision["length"] == decision["cap"] and decision["rollouts"] == 8
+
+
 def test_a_cap_that_no_round_has_measured_is_asked_for(script):
     assert script(OUT="run", CAPS="40")[0] == 0
     code, text, _ = script(OUT="run", CAPS="40 auto")

@@ -232,7 +232,9 @@ def report(run: str) -> None:
         seconds += chosen["seconds"]
         cap = int(path.parent.name[3:])
         picked = next((c for c in chosen["checkpoints"] if c["step"] == chosen["step"]), {})
-        rounds.append({**picked, "cap": cap, "step": chosen["step"], "why": chosen["why"]})
+        measured = {"next_cap": chosen["next_cap"]} if "next_cap" in chosen else {}
+        rounds.append({**picked, "cap": cap, "step": chosen["step"], "why": chosen["why"]} | measured)
+    first = [read(folder / "first_cap.json", "why")["why"]] if (folder / "first_cap.json").is_file() else []
     summary = {
         "base": base,
         "rounds": rounds,
@@ -262,6 +264,8 @@ def report(run: str) -> None:
         f"cap {base['cap']}, the prompt names {base['prompt_cap']}, seed {base['seed']}. "
         f"{other}+- is one standard error, clustered by problem.",
         "",
+        *(f"Of the base's answers to training problems: {why}.\n" for why in first),
+        *(f"After cap {r['cap']}, {r['next_cap']['why']}.\n" for r in rounds if "next_cap" in r),
         "| | step | pass@1 % | mean tokens | share of base |",
         "|---|---|---|---|---|",
         line("base, validation", "-", reference, reference),

@@ -4,9 +4,10 @@ The paper's rule (arXiv:2504.01296) takes, among the checkpoints whose pass@1 is
 one with the shortest answers. With 60 problems x 4 samples that is close to a coin flip at its floor, and the shortest
 of many noisy candidates tends to be a lucky one (`python dev/selection_noise.py` has the table). So here the winner is
 measured again with fresh samples, both measurements are pooled, and the first that still passes is taken. Yours to
-edit.
+edit. `next_cap` is the rule of `caps: auto`.
 """
 
+import math
 from collections.abc import Callable
 
 from eval import mean_and_se
@@ -97,6 +98,55 @@ def select(
             return result, f"shortest of the {said} that passes again; {measured}{fell}"
         fell.append(measured)
     return None, f"start kept: none of the {said} passes again; {'; '.join(fell)}"
+
+
+TIGHTEST, WIDEST = 0.65, 0.8  # the next cap over the last
+ENDED = 0.7  # share of the rollouts that must end under the next cap
+
+
+def next_cap(rows: list[dict], last: int, percentile: float) -> dict:
+    """The cap of the next round, a percentile of the right answers' lengths; or none, and which condition failed.
+
+    Args:
+        rows: Graded rollouts of the selected checkpoint: "n_tokens", "finished" and "correct" (right, and ended). None
+            where no checkpoint kept pass@1.
+        last: Cap of the round, which bounds the next one; 0 for the first cap, which nothing bounds.
+        percentile: In (0, 100], nearest rank: the shortest length that so many percent do not exceed.
+
+    Returns:
+        "cap" (None: the rounds end), "why", and, where there are rollouts, the numbers.
+
+    >>> rows = [{"n_tokens": n, "finished": True, "correct": True} for n in range(10, 110, 10)]
+    >>> [next_cap(rows, last, 85)["cap"] for last in (130, 120, 110, 80)]
+    [90, 90, 88, None]
+    """
+    if not rows:
+        return {"cap": None, "why": "no next cap: no checkpoint keeps pass@1 within the tolerance"}
+    right = sorted(row["n_tokens"] for row in rows if row["correct"])
+    if not right:
+        return {"cap": None, "why": f"no next cap: none of {len(rows)} rollouts is right", "rollouts": len(rows)}
+    length = cap = right[math.ceil(percentile * len(right) / 100) - 1]
+    said = f"percentile {percentile:g} of {len(right)} right lengths is {length}"
+    if last:
+        least, most = math.ceil(TIGHTEST * last), math.floor(WIDEST * last)
+        cap = min(max(cap, least), most)
+        said += f", the bounds are {least} and {most}"
+    ended = sum(row["finished"] and row["n_tokens"] <= cap for row in rows) / len(rows)
+    numbers = {"percentile": percentile, "length": length, "right": len(right), "rollouts": len(rows), "ended": ended}
+    said += f"; {percent(ended)} of {len(rows)} rollouts end within {cap}"
+    if ended < ENDED:
+        return {"cap": None, "why": f"no next cap: {said}, not {percent(ENDED)}"} | numbers
+    return {"cap": cap, "why": f"next cap {cap}: {said}"} | numbers
+
+
+def measured_after(caps: int | str, cap: int) -> bool:
+    """Whether the cap after the round of this cap is measured.
+
+    >>> [measured_after("300 200 auto", cap) for cap in (300, 200, 150)], measured_after("300 200", 200)
+    ([False, True, True], False)
+    """
+    *given, last = str(caps).split() or [""]
+    return last == "auto" and not any(int(other) < cap for other in given if other.isdigit())
 
 
 def percent(value: float) -> str:

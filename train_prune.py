@@ -27,6 +27,7 @@ import dataclasses
 import functools
 import json
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ from eval import differences, evaluate, grade, settings_of
 from grpo import LOSSES, Advantage, advantages, filtered_advantages, update_policy
 from length_rewards import REWARDS
 from sample import Rollout, Sampler, checked_prompts, compare_prompt, prompt_texts
-from selection import by_problem, candidates, select
+from selection import by_problem, candidates, measured_after, next_cap, select
 
 
 @dataclass
@@ -114,7 +115,8 @@ class Config(RoundOptions):
     train_data: str = "out/toy_base/train.jsonl"
     """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`."""
     caps: int | str = "4000 3000 2000"
-    """The rounds of schedule.sh; read here only to say how long those to come will take."""
+    """The rounds of schedule.sh, read here to say how long those to come will take. With `auto` at the end, the last
+    round that is given and all later ones measure the cap of the next."""
     init_adapter: str = ""
     """Adapter that the round starts from (the one before selected it); empty starts a new LoRA."""
     out_dir: str = "out/round"
@@ -175,6 +177,8 @@ def check_options(cfg: Config) -> None:
         die(f"--loss {cfg.loss} is unknown; there are {', '.join(LOSSES)}")
     if cfg.confirm_samples < 0 or not 0 <= cfg.tolerance <= 1:
         die(f"--confirm_samples {cfg.confirm_samples} must be at least 0, --tolerance {cfg.tolerance} from 0 to 1")
+    if not 0 < cfg.cap_percentile <= 100 or cfg.cap_problems < 1:
+        die(f"--cap_percentile {cfg.cap_percentile} must be in (0, 100], --cap_problems {cfg.cap_problems} at least 1")
     if cfg.eval_temperature < 0 or not 0 < cfg.eval_top_p <= 1:
         die(f"--eval_temperature {cfg.eval_temperature} must be at least 0 and --eval_top_p {cfg.eval_top_p} in (0, 1]")
     if cfg.temperature <= 0 or not 0 < cfg.top_p <= 1:
@@ -271,6 +275,27 @@ def measure_again(r: Round, result: dict) -> dict:
         again, _ = measure(r, label, samples, r.cfg.seed + 10_000 * result["step"])
         write_text(path, json.dumps(again, indent=1) + "\n", status=1)
     return read_eval(path)
+
+
+def measure_lengths(sampler: Sampler, problems: list[dict], cfg: Config, cap: int, kept_in: Path) -> list[dict]:
+    """Graded rollouts, one to each of `cap_problems` training problems, sampled and prompted as in a round of this cap.
+
+    Not those of the round's last steps: older policies sampled them.
+    """
+    chosen = random.Random(f"{cfg.seed} lengths").sample(problems, min(cfg.cap_problems, len(problems)))
+    how = {"eval_cap": cap, "eval_temperature": cfg.temperature, "eval_top_p": cfg.top_p, "eval_samples": 1}
+    return evaluate(sampler, chosen, dataclasses.replace(cfg, **how), cfg.train_data, cap, "lengths", kept_in)[1]
+
+
+def cap_after(r: Round, best: dict | None) -> dict:
+    """`next_cap` by the lengths of the checkpoint that the round selected."""
+    rows = []
+    if best:
+        load_adapter(r.policy, best["adapter"])
+        r.sampler.refresh()
+        with r.folder.stoppable():
+            rows = measure_lengths(r.sampler, r.problems, r.cfg, r.cfg.cap, r.folder.path / PARTIAL)
+    return next_cap(rows, r.cfg.cap, r.cfg.cap_percentile)
 
 
 def checkpoint_due(step: int, cfg: Config, history: list[Step]) -> bool:
@@ -425,6 +450,9 @@ def finish(r: Round, ended_by: str) -> None:
         "checkpoints": points,
         "seconds": round(sum(step.sample_s + step.update_s + step.val_s for step in r.folder.history), 1),
     }
+    if measured_after(r.cfg.caps, r.cfg.cap):
+        selection["next_cap"] = cap_after(r, best)
+        r.folder.log(selection["next_cap"]["why"])
     r.folder.finish(selection)
     (r.folder.path / PARTIAL).unlink(missing_ok=True)
     r.folder.log(f"round done in {selection['seconds']:.0f} s: {selection['selected'] or 'bare base'} ({why})")

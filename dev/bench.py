@@ -74,7 +74,8 @@ def shape_of(model: str):
 
 def memory(cfg: Memory) -> None:
     """Prints the plan of each card."""
-    cfg.cap = cfg.cap or int(str(cfg.caps).split()[0])
+    first = str(cfg.caps).split()[0]
+    cfg.cap = cfg.cap or (cfg.eval_cap if first == "auto" else int(first))
     if cfg.cap < 1 or not cfg.cards or min(cfg.cards) <= 0:
         die(f"--cap {cfg.cap} must be at least 1 and --cards {cfg.cards} above 0 GB")
     shape = shape_of(cfg.model)

@@ -172,6 +172,10 @@ class RoundOptions(EvalOptions):
     """Fresh answers per problem to measure the winner of a round again; 0 believes the validation, as the paper."""
     test_samples: int = 16
     """Answers per problem in schedule.sh's test."""
+    cap_percentile: float = 90.0
+    """`caps: auto`: the next cap is this percentile of the right answers' lengths (`selection.next_cap`)."""
+    cap_problems: int = 256
+    """`caps: auto`: training problems, chosen at random once, that are answered to measure these lengths."""
 
 
 @dataclass

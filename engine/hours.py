@@ -127,7 +127,8 @@ def of_round(config, options, p: Plan, card: str, val_problems: int) -> Hours:
 def of_schedule(config, options, card: str, val_problems: int, test_problems: int) -> tuple[Plan, float, float]:
     """(plan of the first round, hours of all rounds, hours of the three evaluations around them) on this card."""
     rounds = []
-    for cap in (int(cap) for cap in str(options.caps).split()):
+    given = [int(cap) for cap in str(options.caps).split() if cap != "auto"]  # which caps it will be is not known
+    for cap in given or [options.eval_cap]:
         more = {"cap": cap, "init_adapter": "the round before" if rounds else "", "reference": "the base"}
         options = dataclasses.replace(options, **more)
         p = plan(config, options, int(CARDS[card][0] * 1e9) - CONTEXT)

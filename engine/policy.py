@@ -78,6 +78,19 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
+def import_bitsandbytes() -> None:
+    """Imports bitsandbytes without torch's compiler, which is a fifth of what a script takes to start.
+
+    It wraps fallbacks of its kernels in `torch.compile`, and that alone loads the compiler. On a CPU and on CUDA the
+    kernels themselves are used.
+    """
+    compile_, torch.compile = torch.compile, lambda function, **_: function
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compile_
+
+
 def load_base(options: Options):
     """The bare base on its device, NF4 or not; exits with status 2 for a missing or damaged model.
 
@@ -99,6 +112,8 @@ def load_base(options: Options):
             check_config(config, options)
             stored = getattr(config, "quantization_config", None)  # in 4 bits already; None would hide that
             wanted = options.load_4bit and not stored
+            if wanted or stored:
+                import_bitsandbytes()
             quantised = {"quantization_config": BitsAndBytesConfig(**nf4)} if wanted else {}
             model, report = AutoModelForCausalLM.from_pretrained(
                 options.model,

@@ -2,6 +2,8 @@
 
     python -m engine.schedule bash schedule.sh          # runs that command with the settings in its environment
     CONFIG=config/r1_1.5b_24gb.yaml python -m engine.schedule check          # opens and checks, and writes no rollout
+    CAPS=auto python -m engine.schedule first_cap       # measures the cap of the first round, and keeps it
+    python -m engine.schedule next 260                  # prints the cap after the round of 260, or nothing at the end
 
 Settings come from the environment (CONFIG, CAPS, OUT, SEED, MODEL, REFERENCE, FRESH), then from CONFIG's YAML, then
 from the defaults. The lock is an open file that the command inherits, so it is held until the last process that the
@@ -12,6 +14,7 @@ what each stage has written about itself: config.yaml of a round, eval.json of a
 """
 
 import dataclasses
+import json
 import os
 import shlex
 import shutil
@@ -46,10 +49,12 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
     for name in ("CONFIG", "OUT"):  # a name with a dash in front is no option
         settings[name] = "./" + settings[name] if settings[name].startswith("-") else settings[name]
     check_settings(settings)
-    last, base = settings["CAPS"].split()[-1], Path(settings["OUT"], "base", "eval.json")
+    auto, base = settings["CAPS"].endswith("auto"), Path(settings["OUT"], "base", "eval.json")
+    caps = known_caps(settings) or [""]  # the first is still to be measured
     # Validations are compared with the base, so they go on naming the cap that it was measured with.
-    named = read_json(base).get("prompt_cap", last) if base.is_file() else last
-    return settings | {"LAST_CAP": last, "PROMPT_CAP": str(named)}, options
+    named = caps[0] if auto else caps[-1]
+    named = read_json(base).get("prompt_cap", named) if base.is_file() else named
+    return settings | {"LAST_CAP": str(caps[-1]), "PROMPT_CAP": str(named)}, options
 
 
 def check_settings(settings: dict[str, str]) -> None:
@@ -57,9 +62,9 @@ def check_settings(settings: dict[str, str]) -> None:
     caps, before = settings["CAPS"].split(), 0
     if not caps:
         die(f"no CAPS: set them in the environment or as caps: in {settings['CONFIG']}")
-    for cap in caps:
+    for cap in caps[:-1] if caps[-1] == "auto" else caps:
         if not (cap.isascii() and cap.isdigit() and int(cap) > 0):
-            die(f'CAPS="{settings["CAPS"]}": {cap} is not a cap (a whole number of tokens)')
+            die(f'CAPS="{settings["CAPS"]}": {cap} is not a cap (a whole number of tokens, or auto at the end)')
         if before and int(cap) >= before:
             die(f'CAPS="{settings["CAPS"]}": {cap} is not below the round\'s before, {before}')
         before = int(cap)
@@ -67,6 +72,74 @@ def check_settings(settings: dict[str, str]) -> None:
         die(f"{settings['CONFIG']} needs val_data: and test_data:")
     if settings["REFERENCE"] not in ("base", "start"):
         die(f"REFERENCE={settings['REFERENCE']}: base or start")
+
+
+# ---------------------------------------------------------------------------------------- caps
+
+
+def known_caps(settings: dict[str, str]) -> list[int]:
+    """The rounds' caps: those that are given and, where CAPS ends in auto, those that were measured so far."""
+    out, words = Path(settings["OUT"]), settings["CAPS"].split()
+    caps = [int(word) for word in words if word != "auto"]
+    if words[-1] == "auto":
+        first = out / "first_cap.json"
+        caps = caps or ([read_json(first)["cap"]] if first.is_file() else [])
+        while caps and (cap := decision_of(settings, caps[-1]).get("cap")):
+            caps.append(cap)
+    return caps
+
+
+def decision_of(settings: dict[str, str], cap: int) -> dict:
+    """What the round of this cap has measured for the next (`selection.next_cap`); empty where it has not yet."""
+    path = Path(settings["OUT"], f"cap{cap}", "selection.json")
+    return read_json(path).get("next_cap", {}) if path.with_name("done").is_file() else {}
+
+
+def print_next(settings: dict[str, str], last: str) -> None:
+    """Prints the cap of the round after that of `last`, of the first round where that is empty; nothing at the end."""
+    caps = ["", *map(str, known_caps(settings))]
+    if last not in caps:
+        die(f"{settings['OUT']} has no round with cap {last}: {' '.join(caps)}")
+    if later := caps[caps.index(last) + 1 :]:
+        print(later[0])
+    elif settings["CAPS"].endswith("auto") and not (last and decision_of(settings, int(last))):
+        which = f"after {last}" if last else "of the first round"
+        die(f"{settings['OUT']}: the cap {which} was not measured: give it in CAPS, or set OUT to a new folder")
+
+
+def first_cap(settings: dict[str, str]) -> None:
+    """Measures the base's lengths on training problems for the first cap of CAPS=auto, and writes first_cap.json.
+
+    Exits with status 2 where a condition of `selection.next_cap` fails.
+    """
+    from engine.policy import load_policy
+    from engine.problems import load_problems
+    from sample import Sampler
+    from selection import next_cap
+    from train_prune import measure_lengths
+
+    path = Path(settings["OUT"], "first_cap.json")
+    if path.is_file():
+        return
+    cfg = config_of(settings)
+    problems, kept = load_problems(cfg.train_data, cfg.problem_key, cfg.answer_key), path.with_suffix(".partial.jsonl")
+    sampler = Sampler(*load_policy(cfg), cfg)
+    found = next_cap(measure_lengths(sampler, problems, cfg, cfg.eval_cap, kept), 0, cfg.cap_percentile)
+    if not found["cap"]:
+        die(f'CAPS={settings["CAPS"]}: {found["why"]}: give the first cap, as in CAPS="4000 auto"')
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    kept.unlink()
+    print(f"of the base's answers to training problems: {found['why']}", flush=True)
+
+
+def config_of(settings: dict[str, str]):
+    """The options of the first round; before its cap is known, that of the evaluations stands for it."""
+    import train_prune
+
+    words = [f"--{name.lower()}={settings[name]}" for name in ("CONFIG", "MODEL", "SEED", "CAPS")]
+    cfg = parse(train_prune.Config, words)
+    cap = (known_caps(settings) or [cfg.eval_cap])[0]
+    return dataclasses.replace(cfg, cap=cap, prompt_cap=int(settings["PROMPT_CAP"] or cap))
 
 
 # ---------------------------------------------------------------------------------------- the run folder
@@ -88,7 +161,7 @@ def open_folder(settings: dict[str, str], options: dict, fresh: bool) -> None:
         print(f"{out} moved to {aside}", flush=True)
     rounds = [path.parent.name[3:] for path in out.glob("cap*/config.yaml")]
     begun = sorted((int(cap) for cap in rounds if cap.isdigit()), reverse=True)  # cap180.old1 is none
-    if begun != [int(cap) for cap in settings["CAPS"].split()][: len(begun)]:
+    if begun != known_caps(settings)[: len(begun)]:
         there = f"{' '.join(map(str, begun))} begun there"
         die(f"{out} was made with other settings (CAPS: {there}, {settings['CAPS']} now); set OUT to a new folder")
     hold(out)
@@ -123,9 +196,7 @@ def check(settings: dict[str, str], options: dict) -> None:
     from engine.rewards import by_name
     from sample import checked_prompts
 
-    caps, out = settings["CAPS"].split(), Path(settings["OUT"])
-    words = [f"--{name.lower()}={settings[name]}" for name in ("CONFIG", "MODEL", "SEED", "PROMPT_CAP")]
-    cfg = parse(train_prune.Config, [*words, f"--cap={caps[0]}"])
+    cfg, out = config_of(settings), Path(settings["OUT"])
     train_prune.check_options(cfg)
     found = {}
     for data in (cfg.train_data, cfg.val_data, cfg.test_data):
@@ -135,7 +206,7 @@ def check(settings: dict[str, str], options: dict) -> None:
         by_name(train_prune.REWARDS, cfg.reward, cfg.reward_options, problems, cfg.thinking, cfg.group, cfg.cap)
     check_rounds(cfg, settings)
     tokenizer, config = open_model(cfg)
-    last, named = int(settings["LAST_CAP"]), cfg.prompt_cap
+    last, named = int(settings["LAST_CAP"] or cfg.cap), cfg.prompt_cap
     for data, cap, name in ((cfg.train_data, cfg.cap, cfg.cap), (cfg.val_data, cfg.eval_cap, named),
                             (cfg.test_data, cfg.eval_cap, last)):  # fmt: skip
         checked_prompts(cfg, tokenizer, config, data, found[data], cap, name)
@@ -144,8 +215,8 @@ def check(settings: dict[str, str], options: dict) -> None:
     if mine:
         write_note(settings, options)
     sizes = " and ".join(f"{len(rows)} problems of {data}" for data, rows in found.items())
-    print(f"checked: {sizes}; reward {cfg.reward}; rounds with caps {', '.join(caps)}", flush=True)
-    if named != last and (out / "base").is_dir():
+    print(f"checked: {sizes}; reward {cfg.reward}; rounds with caps {', '.join(settings['CAPS'].split())}", flush=True)
+    if named != last and not settings["CAPS"].endswith("auto") and (out / "base").is_dir():
         print(f"the test's prompts name the cap of {last}, those of validations {named} as before", flush=True)
 
 
@@ -157,10 +228,10 @@ def check_rounds(cfg, settings: dict[str, str]) -> None:
 
     out, adapter = Path(settings["OUT"]), ""
     usual = train_prune.Config()
-    for cap in settings["CAPS"].split():
+    for cap in known_caps(settings):
         folder = out / f"cap{cap}"
         reference = str(out / "base" / "eval.json") if settings["REFERENCE"] == "base" else ""
-        mine = dataclasses.replace(cfg, cap=int(cap), init_adapter=adapter, reference=reference, out_dir=str(folder))
+        mine = dataclasses.replace(cfg, cap=cap, init_adapter=adapter, reference=reference, out_dir=str(folder))
         options = [dataclasses.asdict(dataclasses.replace(o, **prompt_texts(o))) for o in (mine, usual)]
         check_folder(folder, options[0] | {"fresh": False}, options[1], train_prune.FREE)
         if not (folder / "selected").is_file():
@@ -173,7 +244,7 @@ def check_evaluations(cfg, settings: dict[str, str], found: dict[str, list[dict]
     from eval import differences, settings_of
 
     out, aside = Path(settings["OUT"]), []
-    tests = (cfg.test_data, cfg.test_samples, int(settings["LAST_CAP"]))
+    tests = (cfg.test_data, cfg.test_samples, int(settings["LAST_CAP"] or cfg.cap))
     for name, (data, samples, named) in {"base": (cfg.val_data, cfg.reference_samples, cfg.prompt_cap),
                                          "base_test": tests, "final_test": tests}.items():  # fmt: skip
         if not (out / name / "eval.json").is_file():
@@ -205,7 +276,14 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
         with one_line():
             check(found, config_options)
+    elif sys.argv[1:] == ["first_cap"]:
+        with one_line():
+            first_cap(found)
+    elif sys.argv[1:2] == ["next"]:
+        print_next(found, sys.argv[2] if sys.argv[2:] else "")
     else:
+        if found["CAPS"].endswith("auto") and sys.argv[1:] != ["bash", "schedule.sh"]:
+            die(f'CAPS="{found["CAPS"]}": only schedule.sh measures caps: give them all')
         open_folder(found, config_options, fresh=os.environ.get("FRESH", "0") == "1")
         given = [f"{k}={shlex.quote(os.environ[k])}" for k in FROM_SHELL if os.environ.get(k)]
         again = {"SCHEDULE": "open", "FRESH": "0", "AGAIN": " ".join([*given, "bash schedule.sh"])}

@@ -13,6 +13,7 @@ import yaml
 
 import engine.schedule
 from conftest import ROOT, refusal
+from eval import report
 from standin import let_it_answer, make_problems, make_r1_standin
 
 
@@ -99,7 +100,7 @@ def test_two_rounds_killed_in_between_end_like_an_unbroken_run(setting, whole, t
 
 def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
     """Model, three problem files, caps: base and rounds are measured alike, or selection would refuse the reference."""
-    lines = {"model": str(setting / "model"), "caps": 40, "reward": "repetition", "reward_options": {"size": 1}, "steps": 1, "group": 2}
+    lines = {"model": str(setting / "model"), "caps": "40 auto", "reward": "repetition", "reward_options": {"size": 1}, "steps": 1, "group": 2}
     lines |= {"problems_per_step": 1, "device": "cpu", "lora_r": 8, "eval_cap": 100, "tolerance": 1.0}
     files = {f"{name}_data": str(setting / f"{name}.jsonl") for name in ("train", "val", "test")}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(lines | files))
@@ -108,15 +109,29 @@ def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
     assert run.returncode == 0, run.stderr
     base, start = (json.loads((tmp_path / "out" / path).read_text()) for path in ("base/eval.json", "cap40/selection.json"))
     assert (base["cap"], base["temperature"], base["top_p"], base["n_samples"]) == (100, 0.6, 0.95, 32)
-    assert start["reference"]["pass@1"] == base["pass@1"] and (tmp_path / "out" / "summary.md").is_file()
+    assert start["reference"]["pass@1"] == base["pass@1"] and start["next_cap"]["rollouts"] == 8
+    base_said = {"cap": 40, "why": "next cap 40: as the base has it"}
+    (tmp_path / "out" / "first_cap.json").write_text(json.dumps(base_said))
+    report(str(tmp_path / "out"))
+    assert base_said["why"] in (tmp_path / "out" / "summary.md").read_text()
+    assert f"After cap 40, {start['next_cap']['why']}" in (tmp_path / "out" / "summary.md").read_text()
 
 
-@pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is not a cap"), ("0", "is not a cap")])
+@pytest.mark.parametrize("caps, word", [("40 40", "not below"), ("40 50", "not below"), ("40 x", "is not a cap"), ("0", "is not a cap"), ("auto 40", "auto is not a cap")])
 def test_bad_caps_are_one_line_and_nothing_is_written(setting, tmp_path, caps, word):
     run = schedule(setting, tmp_path / "out", CAPS=caps)
     text, _ = run.communicate(timeout=60)
     assert run.returncode == 2 and word in text and len(text.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "work, unused",
+    [("import engine.schedule, analysis.plot", "torch"), ("from engine.policy import import_bitsandbytes as load; load()", "torch._inductor.compile_fx")],
+)  # fmt: skip
+def test_a_start_leaves_out_what_takes_seconds_to_import(work, unused):
+    code = f"import sys; {work}; sys.exit({unused!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode == 0
 
 
 # ---------------------------------------------------------------------------------------- before the first token
@@ -197,11 +212,11 @@ def test_a_run_goes_on_with_other_tests_and_with_one_more_cap(setting, whole, tm
 # ---------------------------------------------------------------------------------------- the script itself, with stand-ins
 
 STUB = r'''#!REAL
-"""Stands in for python: runs engine.schedule really, but for its check, and writes what the scripts would have written."""
+"""Stands in for python: runs engine.schedule really, where it needs no model, and writes what the scripts would have written."""
 import json, os, sys, time
 from pathlib import Path
 
-if sys.argv[1:4] == ["-m", "engine.schedule", "bash"]:  # not "check", for which there is no model here
+if sys.argv[2] == "engine.schedule" and sys.argv[3] in ("bash", "next"):
     os.execve("REAL", ["REAL", *sys.argv[1:]], os.environ | {"PYTHONPATH": "ROOT"})
 with open(os.environ["CALLS"], "a") as f:
     f.write(json.dumps(sys.argv[1:]) + "\n")
@@ -210,7 +225,7 @@ out = Path(options.get("out_dir", "."))
 if sys.argv[1] == "eval.py" and "out_dir" in options:
     out.mkdir(parents=True, exist_ok=True)
     (out / "eval.json").write_text("{}")
-if sys.argv[1] == "train_prune.py" and "--print_config" not in sys.argv:
+if sys.argv[1] == "train_prune.py" and not (out / "done").exists():
     if os.environ.get("EXIT"):
         sys.exit(int(os.environ["EXIT"]))
     step = out / "step0001"
@@ -218,6 +233,11 @@ if sys.argv[1] == "train_prune.py" and "--print_config" not in sys.argv:
     for name in ("adapter_config.json", "adapter_model.safetensors", "nanoprune.json", "checksums.json", "optimizer.pt"):
         (step / name).write_text(name)
     (out / "selected").write_text(f"{step}\n")
+    cap = int(options["cap"]) - 10
+    (out / "selection.json").write_text(json.dumps({"next_cap": {"cap": cap if cap > 10 else None}} if "auto" in options["caps"] else {}))
+    (out / "done").write_text("")
+if sys.argv[3:] == ["first_cap"]:
+    Path(os.environ["OUT"], "first_cap.json").write_text('{"cap": 30}')
 '''
 
 
@@ -259,6 +279,41 @@ def test_any_name_of_folder_and_config_reaches_the_scripts_whole(script, name):
     assert any(a in (f"--init_adapter={name}/cap40/step0001", f"--init_adapter=./{name}/cap40/step0001") for a in next(c for c in calls if any(a.endswith("/cap30") for a in c)))
     assert (script.home / name / "final" / "adapter_config.json").is_file()
     assert ["--data=-t.jsonl"] == [a for a in calls[-4] if a.startswith("--data")]
+
+
+@pytest.mark.parametrize("caps, rounds", [("auto", "30 20"), ("60 30 auto", "60 30 20")])
+def test_auto_goes_on_with_measured_caps_and_a_second_call_finds_the_same(script, caps, rounds):
+    asked = []
+    for _ in range(2):
+        code, text, calls = script(OUT="run", CAPS=caps)
+        assert code == 0, text
+        (script.home / "run" / "final_test" / "eval.json").unlink()
+        asked.append([dict(word[2:].split("=", 1) for word in call[1:] if "=" in word) for call in calls])
+    named, last = rounds.split()[0], rounds.split()[-1]
+    for options in asked:
+        trained = [o for o in options if "cap" in o]
+        assert [o["cap"] for o in trained] == rounds.split() and {o["prompt_cap"] for o in trained} == {named}
+        assert [o["prompt_cap"] for o in options if o.get("out_dir") == "run/final_test"] == [last]
+    assert [o["prompt_cap"] for o in asked[0] if o.get("out_dir") == "run/base"] == [named]
+
+
+def test_a_first_cap_is_measured_on_the_base_or_asked_for(setting, tmp_path, capsys):
+    options = yaml.safe_load((setting / "config.yaml").read_text()) | {"caps": "auto"}
+    for eval_cap in (10, 400):  # few answers end within 10 tokens, nearly all within 400
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | {"eval_cap": eval_cap}))
+        settings, _ = engine.schedule.read_settings({"CONFIG": str(tmp_path / "config.yaml"), "OUT": str(tmp_path / "run")})
+        if eval_cap == 10:
+            error = refusal(capsys, lambda: engine.schedule.first_cap(settings))
+            assert "no next cap" in error and "give the first cap" in error and not (tmp_path / "run" / "first_cap.json").exists()
+    engine.schedule.first_cap(settings)
+    decision = json.loads((tmp_path / "run" / "first_cap.json").read_text())
+    assert engine.schedule.known_caps(settings) == [decision["cap"]] and decision["length"] == decision["cap"] and decision["rollouts"] == 8
+
+
+def test_a_cap_that_no_round_has_measured_is_asked_for(script):
+    assert script(OUT="run", CAPS="40")[0] == 0
+    code, text, _ = script(OUT="run", CAPS="40 auto")
+    assert code == 2 and "error: run: the cap after 40 was not measured: give it in CAPS" in text
 
 
 def test_a_second_schedule_in_the_folder_is_refused_with_the_pid(script):

@@ -9,7 +9,7 @@ import selection
 from conftest import ROOT
 from dev import selection_noise
 from sample import INSTRUCTION
-from selection import by_problem, pool, select
+from selection import by_problem, next_cap, pool, select
 
 
 def result(step, right, tokens, problems=10, samples=4):
@@ -62,6 +62,43 @@ def test_pooled_figures_are_those_of_all_answers_together():
     assert all(both[key] == pytest.approx(whole[key]) for key in ("pass@1", "pass@1_se", "mean_tokens", "n_samples"))
 
 
+# ---------------------------------------------------------------------------------------- the next cap
+
+
+def rollouts(right=(), wrong=(), cut=()):
+    """Graded rollouts of these lengths."""
+    kinds = ((right, True, True), (wrong, True, False), (cut, False, False))
+    return [{"n_tokens": n, "finished": f, "correct": c} for lengths, f, c in kinds for n in lengths]
+
+
+@pytest.mark.parametrize(
+    "rows, last, percentile, cap",
+    [
+        (rollouts(range(1, 101)), 0, 90, 90), (rollouts(range(1, 101)), 0, 85, 85), (rollouts([5, 7, 8, 9]), 0, 75, 8),  # nearest rank
+        (rollouts([70] * 9 + [99]), 100, 90, 70), (rollouts([70] * 8 + [99] * 2), 100, 90, 80), (rollouts([9] * 10), 100, 90, 65),  # clamped
+        (rollouts([70] * 6, wrong=[71]), 100, 90, 70), (rollouts([70] * 6, cut=[60] * 2), 100, 90, 70), (rollouts([70] * 6, cut=[60] * 3), 100, 90, None),  # 6 of 7, 8, 9
+        (rollouts([80] * 7 + [90] * 3), 100, 90, 80), (rollouts([80] * 6 + [90] * 4), 100, 90, None),  # 70 % is enough, 60 is not
+        (rollouts(wrong=[9] * 10), 100, 90, None), ([], 100, 90, None), (rollouts([1] * 9), 1, 90, None),
+    ],
+)  # fmt: skip
+def test_the_next_cap_is_a_percentile_within_bounds_that_most_rollouts_meet(rows, last, percentile, cap):
+    assert next_cap(rows, last, percentile)["cap"] == cap
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        (rollouts([80] * 6 + [90] * 4), "no next cap: percentile 90 of 10 right lengths is 90, the bounds are 65 and 80; 60.0 % of 10 rollouts end within 80, not 70.0 %"),
+        (rollouts(wrong=[9]), "no next cap: none of 1 rollouts is right"), ([], "no next cap: no checkpoint keeps pass@1"),
+    ],
+)  # fmt: skip
+def test_the_condition_that_ends_the_rounds_is_told_with_its_numbers(rows, words):
+    assert next_cap(rows, 100, 90)["why"].startswith(words)
+
+
+# ---------------------------------------------------------------------------------------- with models
+
+
 def test_measuring_again_takes_worse_checkpoints_less_often():
     """The direction of dev/selection_noise.py's table: no sampling of a model, 200 simulated rounds each."""
     rows = {tuple(row[:3]): [float(cell.rstrip(" %")) for cell in row[3:6]] for row in selection_noise.table(rounds=200)}
@@ -94,6 +131,12 @@ def test_a_round_that_is_interrupted_while_it_measures_again_goes_on_there(tmp_p
     before = again.stat().st_mtime_ns
     train_prune.main(cfg)
     assert again.stat().st_mtime_ns == before and json.loads((folder / "selection.json").read_text())["why"] == chosen["why"]
+    (folder / "done").unlink()  # with auto the selected checkpoint also answers training problems: as often as it is asked, alike
+    for _ in range(2):
+        train_prune.main(dataclasses.replace(cfg, caps="20 auto"))
+        decision = json.loads((folder / "selection.json").read_text())["next_cap"]
+        (folder / "done").unlink()
+        assert decision["rollouts"] == 3 and decision["why"].startswith("no next cap") and decision["why"] in (folder / "log.txt").read_text()
     train_prune.main(dataclasses.replace(cfg, confirm_samples=0, out_dir=str(tmp_path / "plain")))
     assert not list((tmp_path / "plain").glob("*/confirm.json"))
 

@@ -26,7 +26,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sample import INSTRUCTION, SYSTEM, build_prompt  # noqa: E402
 
-THIS = sys.modules[__name__]  # a toy is a module with make_splits, build_tokenizer, make_rows and HEAVY
 
 @dataclass
 class Config:
@@ -147,16 +146,7 @@ TEMPLATE = (
 
 
 def build_tokenizer():
-    """The words, numbers and signed operands of this toy's problems and traces."""
-    ops = [1] * len(NAMES)
-    texts = [*HEADERS, problem_text(ops), make_trace(ops, 1, random.Random(0))]
-    texts += ["\nBack at fails so redo \nWait \nHmm"]
-    numbers = range(LOW - 10, HIGH + 11)  # a mistaken first pass leaves LOW..HIGH by a few
-    return word_tokenizer(numbers, range(-HIGH, HIGH + 1), texts)
-
-
-def word_tokenizer(numbers: range, signed: range, texts: list[str]):
-    """A Qwen2 tokenizer of 256 bytes, numbers, signed operands, and all whole words of the texts.
+    """A Qwen2 tokenizer of 256 bytes and a list of whole words, numbers and signed operands.
 
     The words are added tokens: AutoTokenizer gives a Qwen2 folder Qwen's own rules (one digit a
     token), and added tokens are the one part that comes through. Other text falls to bytes.
@@ -166,7 +156,11 @@ def word_tokenizer(numbers: range, signed: range, texts: list[str]):
 
     # The prompt's fixed sentences are one token each: they are the same in every row.
     words = re.split(r"\{cap\}|<think>|</think>", SYSTEM) + ["\n" + INSTRUCTION, "From"]
-    words += [f" {n}" for n in numbers] + [f" {n:+d}" for n in signed]
+    numbers = range(LOW - 10, HIGH + 11)  # a mistaken first pass leaves LOW..HIGH by a few
+    words += [f" {n}" for n in numbers] + [f" {n:+d}" for n in range(-HIGH, HIGH + 1)]
+    ops = [1] * len(NAMES)
+    texts = [*HEADERS, problem_text(ops), make_trace(ops, 1, random.Random(0))]
+    texts += ["\nBack at fails so redo \nWait \nHmm"]
     words += re.findall(r"[ \n]?[\\A-Za-z][\\A-Za-z{-]*|[ \n]=|}\.", " ".join(texts))
     words = [w for w in dict.fromkeys(words) if len(w) > 1]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -180,11 +174,8 @@ def word_tokenizer(numbers: range, signed: range, texts: list[str]):
     return tokenizer
 
 
-HEAVY = [" fits", " fails"]  # what all hangs on: these count four times in the loss
-
-
 # ---------------------------------------------------------------- training
-def make_rows(cfg: Config, tokenizer, n: int, long: float, held_out: set[str], rng: random.Random) -> list:
+def make_rows(tokenizer, n: int, long: float, held_out: set[str], rng: random.Random) -> list:
     """n pre-training rows (prompt ids, response ids), none of a held-out problem.
 
     A share `long` of them has the full range of checks, the others have one at most.
@@ -255,8 +246,8 @@ def orthogonalise(matrix):
     return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
 
 
-def train(cfg: Config, tokenizer, held_out: set[str], toy=THIS):
-    """Trains the model on the made traces of a module like this one, short ones first; returns it."""
+def train(cfg: Config, tokenizer, held_out: set[str]):
+    """Trains the model on made traces, short ones first; returns it."""
     import torch
     import torch.nn.functional as F
     from tqdm import tqdm
@@ -272,10 +263,10 @@ def train(cfg: Config, tokenizer, held_out: set[str], toy=THIS):
     adam = torch.optim.Adam(by_shape.pop(None), lr=cfg.lr_embed, betas=(0.9, 0.95))
     momentum = {shape: torch.zeros(len(ps), *shape) for shape, ps in by_shape.items()}
     weight = torch.ones(model.config.vocab_size)                     # (V,) of a target in the loss
-    weight[tokenizer.convert_tokens_to_ids(toy.HEAVY)] = 4.0
+    weight[tokenizer.convert_tokens_to_ids([" fits", " fails"])] = 4.0
 
     parts = {"model": model, "adam": adam, "momentum": list(momentum.values())}  # keeps
-    kept = KeptState(partial_of(cfg), recipe_of(cfg, toy)["recipe"], **parts)  # keeps
+    kept = KeptState(partial_of(cfg), recipe_of(cfg)["recipe"], **parts)  # keeps
     batches, stage = [], None
     bar = tqdm(range(cfg.steps), desc="pre-training", unit="step", mininterval=1.0)
     tokens, started = 0, time.time()
@@ -284,7 +275,7 @@ def train(cfg: Config, tokenizer, held_out: set[str], toy=THIS):
         long = 0.1 if step < cfg.short_share * cfg.steps else 1.0
         if not batches or long != stage:
             stage, n = long, 24 * cfg.tokens_per_step // (130 if long < 1 else 300)
-            rows = toy.make_rows(cfg, tokenizer, n, long, held_out, rng)
+            rows = make_rows(tokenizer, n, long, held_out, rng)
             batches = make_batches(rows, cfg.tokens_per_step, rng)
         batch = batches.pop()
         if step < kept.step:  # keeps
@@ -379,20 +370,19 @@ def stats(files: list[str]) -> None:
 
 
 # ---------------------------------------------------------------- the command
-def recipe_of(cfg: Config, toy=THIS) -> dict:
+def recipe_of(cfg: Config) -> dict:
     """What makes the toy, for recipe.json: options, prompt, and a digest of these and of the code above."""
     options = {k: v for k, v in asdict(cfg).items() if k != "out_dir"}
     code = Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
-    code += "" if toy is THIS else Path(toy.__file__).read_text(encoding="utf-8")
     code = "".join(line for line in code.splitlines(keepends=True) if not line.endswith("# keeps\n"))
     digest = json.dumps([options, SYSTEM, INSTRUCTION, code])
     digest = hashlib.sha256(digest.encode()).hexdigest()[:16]
     return {"recipe": digest, **options, "prompt": [SYSTEM, INSTRUCTION]}
 
 
-def make(cfg: Config, toy=THIS) -> None:
+def make(cfg: Config) -> None:
     """Makes out_dir, or says that it is there; what another recipe made is never written over."""
-    out, recipe = Path(cfg.out_dir), recipe_of(cfg, toy)
+    out, recipe = Path(cfg.out_dir), recipe_of(cfg)
     digest = recipe["recipe"]
     if out.exists():
         try:
@@ -411,10 +401,10 @@ def make(cfg: Config, toy=THIS) -> None:
     started, cpu_started, before = time.time(), time.process_time(), KeptState(partial_of(cfg), digest).step
     if before:
         print(f"going on after step {before} of {cfg.steps}, kept in {partial_of(cfg)}", flush=True)
-    splits = toy.make_splits(cfg)
-    tokenizer = toy.build_tokenizer()
+    splits = make_splits(cfg)
+    tokenizer = build_tokenizer()
     try:
-        model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows}, toy)
+        model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows})
     except KeyboardInterrupt:
         if step := KeptState(partial_of(cfg), digest).step:
             print(f"\nstep {step} of {cfg.steps} is kept in {partial_of(cfg)}; the same command goes on from there")

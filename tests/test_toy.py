@@ -63,7 +63,7 @@ def test_splits_are_disjoint_and_their_answers_right():
 def test_no_held_out_problem_is_trained_on(tokenizer):
     splits = toy.make_splits(toy.Config())
     held_out = {row["problem"] for rows in splits.values() for row in rows}
-    rows = toy.make_rows(toy.Config(), tokenizer, 300, 1.0, held_out, random.Random(0))
+    rows = toy.make_rows(tokenizer, 300, 1.0, held_out, random.Random(0))
     seen = [tokenizer.decode(prompt).split("<|user|>")[1].split("\n")[0] for prompt, _ in rows]
     assert len(seen) == 300 and not held_out & set(seen)
 

@@ -402,7 +402,7 @@ def test_a_folder_of_other_options_is_refused_with_the_difference(cfg, tmp_path,
     assert (tmp_path / "round" / "config.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["toy", "toy_too_tight", "r1_1.5b_24gb", "r1_1.5b_12gb", "r1_7b_24gb", "search", "countdown_1.5b", "countdown_3b"])
+@pytest.mark.parametrize("name", ["toy", "toy_too_tight", "r1_1.5b_24gb", "r1_1.5b_12gb", "r1_7b_24gb", "countdown_1.5b", "countdown_3b"])
 def test_every_config_loads_and_a_typo_in_it_fails(name, tmp_path, capsys):
     path = ROOT / "config" / f"{name}.yaml"
     cfg = parse(Config, args=["--config", str(path)])

@@ -43,8 +43,8 @@ class Config:
 
 def problem_text(numbers: list[int], target: int) -> str:
     """
-    >>> problem_text([3, 5, 7], 22)
-    'Make 22 from the numbers 3, 5, 7, each used exactly once, with + - * / and brackets. The answer is the sum itself, such as (1 + 2) / 3, without an equals sign.'
+    >>> problem_text([3, 5, 7], 22)  # doctest: +ELLIPSIS
+    'Make 22 from the numbers 3, 5, 7, each used exactly once, with + - * / and brackets. The answer is the sum...
     """
     return (f"Make {target} from the numbers {', '.join(map(str, numbers))}, each used exactly once, with + - * / and "
             "brackets. The answer is the sum itself, such as (1 + 2) / 3, without an equals sign.")  # fmt: skip

@@ -16,6 +16,7 @@ Left out on purpose: masking of cut rollouts. It removes from the loss exactly w
 """
 import math
 import statistics
+import unicodedata
 from collections.abc import Callable
 
 import reward
@@ -88,28 +89,37 @@ def repetition(correct, finished, n_tokens, cap, *, ids: list[list[int]], texts:
     return rewards
 
 
+SCRIPTS = ("latin", "cjk", "hiragana", "katakana", "hangul", "cyrillic", "greek", "arabic", "hebrew", "devanagari",
+           "thai")
+
+
 def r1(correct, finished, n_tokens, cap, *, texts: list[str], format_weight: float = 1.0,
-       language_weight: float = 0.0) -> list[float]:
+       language_weight: float = 0.0, script: str = "latin") -> list[float]:
     """Accuracy plus format: one </think>, an answer after it, at most one <think>, and that at the very start.
 
-    Range: 0..2, and up to ``language_weight`` more for the share of letters that are ASCII (an English answer to an
-    English question). An unfinished rollout earns 0 in all parts.
+    Range: 0..2, and up to ``language_weight`` more for the share of letters in the ``script`` of the target language,
+    one of SCRIPTS. That is all it measures: it sees Chinese in an English thought, never French or German. The paper counts
+    words of the language. Text without letters has a share of 0. An unfinished rollout earns 0 in all parts.
     Pitfall: chat templates open <think> in the prompt, so a check that wants it in the response fails on every rollout;
     here it may stand or be missing. No pressure on length at all except the cap.
 
     >>> r1([True] * 3, [True] * 3, [9] * 3, 16, texts=["hm</think> 4", "<think>hm</think> 4", "4"])
     [2.0, 2.0, 1.0]
+    >>> r1([True], [True], [9], 16, texts=["so 对</think> 4"], language_weight=0.3)        # 2 of 3 letters
+    [2.2]
 
     Source: DeepSeek-R1, arXiv:2501.12948.
     """
+    if script not in SCRIPTS:
+        raise ValueError(f"script is {script!r}: it must be one of {', '.join(SCRIPTS)}")
     rewards = []
     for right, f, text in zip(correct, finished, texts, strict=True):
         body = text.strip().removeprefix("<think>")
         thought, _, answer = body.partition("</think>")
         tidy = body.count("</think>") == 1 and "<think>" not in body and bool(answer.strip())
-        letters = [ch for ch in text if ch.isalpha()]
-        english = sum(ch.isascii() for ch in letters) / len(letters) if letters else 0.0
-        rewards.append(f * (right + format_weight * tidy + language_weight * english))
+        letters = [ch for ch in thought + answer if ch.isalpha()]
+        own = sum(unicodedata.name(ch, "").startswith(script.upper()) for ch in letters) / max(1, len(letters))
+        rewards.append(f * (right + format_weight * tidy + language_weight * own))
     return rewards
 
 
@@ -323,6 +333,24 @@ def dot(correct, finished, n_tokens, cap, *, right_within: Callable[[int], list[
     return [float(right) if n - cut >= overrun else 1.0 for n, right in zip(n_tokens, right_within(cut), strict=True)]
 
 
+def countdown(correct, finished, n_tokens, cap, *, texts: list[str], some: float = 0.1) -> list[float]:
+    r"""1 for a right answer, ``some`` for any other one, 0 without: a first step for a model that does not answer yet.
+
+    An answer is a \boxed{} after the last </think> of a rollout that ended within the cap. It is right where
+    arithmetic.py finds the numbers once each and the target reached. That is the verdict for all problems whose answer
+    is written as "countdown: 3 5 7 -> 22". With other problems it is the same three steps. Range: 0..1.
+    Pitfall: ``some`` is also paid for a guess without thought. With --thinking false it is never paid.
+
+    >>> texts = [r"hm</think> \boxed{3*5+7}", r"hm</think> \boxed{3*5}", r"hm \boxed{3*5+7}"]
+    >>> countdown([True, False, False], [True] * 3, [9] * 3, 16, texts=texts)
+    [1.0, 0.1, 0.0]
+
+    Source: TinyZero (github.com/Jiayi-Pan/TinyZero), which wants <answer> and runs eval on it.
+    """
+    answered = [f and reward.extract_answer(text) is not None for f, text in zip(finished, texts, strict=True)]
+    return [1.0 if right else some * answer for right, answer in zip(correct, answered, strict=True)]
+
+
 REWARDS: dict[str, Callable] = {f.__name__: f for f in (
     thinkprune, cosine, repetition, r1, kimi, l1_exact, l1_max, o1_pruner, efficient, overlong, laser, shorterbetter,
-    gr3, tiered, dot)}
+    gr3, tiered, dot, countdown)}

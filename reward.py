@@ -1,7 +1,8 @@
 r"""Grades a rollout: is its last \boxed{} answer right, and did it end within the token cap?
 
-Copy this file and latex.py; they import nothing else of ours. Below stand the reward and the public functions, the
-policy with one function a line, killable workers, adapters for TRL and verl, and the command:
+Copy this file and latex.py; they import nothing else of ours (Countdown problems want arithmetic.py, too). Below stand
+the reward and the public functions, the policy with one function a line, killable workers, adapters for TRL and verl,
+and the command:
 
     python reward.py rollouts.jsonl         # re-score a rollout file and print the table of verdicts
 
@@ -335,6 +336,9 @@ if hasattr(os, "register_at_fork"):                   # Windows does not fork
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
 def _decide(answer: str | None, gold: str | None) -> bool:
     """Only what needs formulas goes to a worker, and then as a whole, so that one deadline holds for all its parts."""
+    if answer and gold and gold.startswith("countdown:"):                # any sum that reaches the target
+        from arithmetic import reaches
+        return reaches(answer, gold)
     asked = []
     try:
         correct = same_answer(answer, gold, lambda *pair: asked.append(pair))

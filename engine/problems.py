@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 
+from arithmetic import gold_text, solvable
 from engine.files import LONGEST_LINE, die, explained, note, read_jsonl
 from engine.hub import online
 
@@ -152,6 +153,8 @@ def load_problems(source: str, problem_key: str = "problem", answer_key: str = "
         for key, text in zip((problem_key, answer_key), texts):
             if not text.strip():
                 die(f"{source} line {number}: no {key} in {pick(row, key)!r:.60}")
+        if texts[1].startswith("countdown:") and not solvable(texts[1]):
+            die(f"{source} line {number}: {texts[1]:.60} cannot be solved; write it as {gold_text([3, 5, 7], 22)}")
         rows.append({**row, "problem": texts[0], "answer": texts[1]})
     if any(is_chat(pick(row, problem_key)) for row in table):
         note(f"{source}: {problem_key} is a chat; the last user's message is the problem, the rest of it is left out")

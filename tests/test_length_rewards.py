@@ -90,7 +90,29 @@ def test_repetition_spares_short_and_varied_texts():
 def test_r1_wants_one_think_end_and_an_answer_after_it():
     texts = ["a</think>b</think>c", "a</think>", "<think>a</think><think>b", "b <think>a</think>c"]
     assert families.r1([True] * 4, [True] * 4, [9] * 4, 16, texts=texts) == [1.0] * 4
-    assert families.r1([True], [True], [9], 16, texts=["ab</think>éé"], language_weight=1.0) == [2 + 7 / 9]
+    assert families.r1([True], [True], [9], 16, texts=["ab</think>éß 对ж"], language_weight=1.0) == [2 + 4 / 6]
+
+
+def test_r1_counts_the_letters_of_the_named_script_and_refuses_another_name():
+    shares = {script: families.r1([True], [True], [9], 16, texts=["ab</think>对对对ж1!"], language_weight=1.0, script=script)[0] - 2 for script in families.SCRIPTS}
+    assert {k: round(6 * v) for k, v in shares.items() if v} == {"latin": 2, "cjk": 3, "cyrillic": 1}
+    assert families.r1([True], [True], [9], 16, texts=["</think>12"], language_weight=1.0) == [2.0]
+    with pytest.raises(ValueError, match="script"):
+        families.r1([True], [True], [9], 16, texts=["a"], script="english")
+
+
+def test_repetition_by_hand_over_tokens_and_over_words_of_wrong_answers():
+    # pairs of tokens: (1,2) (2,1) (1,2) (2,3): one of four repeats. Pairs of words: no no, no no, no yes: one of three.
+    both = {"ids": [[1, 2, 1, 2, 3]] * 2, "texts": ["No no  NO yes"] * 2, "size": 2}
+    assert families.repetition([True, False], [True] * 2, [5] * 2, 9, **both) == [0.75, -0.25]
+    assert families.repetition([True, False], [True] * 2, [5] * 2, 9, **both, of="words") == [1.0, pytest.approx(-1 / 3)]
+
+
+def test_countdown_pays_for_a_box_that_ended_after_the_thought():
+    texts = ["</think>\\boxed{1}", "</think>\\boxed{}", "</think> 1", "\\boxed{1}", "</think>\\boxed{1}"]
+    ended = [True] * 4 + [False]
+    assert families.countdown([False] * 5, ended, [9] * 5, 16, texts=texts) == [0.1, 0.1, 0.0, 0.0, 0.0]
+    assert families.countdown([True], [True], [9], 16, texts=texts[:1]) == [1.0]
 
 
 def test_overlong_refuses_a_buffer_larger_than_the_cap():

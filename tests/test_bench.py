@@ -13,6 +13,7 @@ from dev import bench, bench_models, bench_reward, bench_rollouts, bench_scale, 
 from dev.bench_rollouts import run_generate, run_generate_batch, run_ours
 from engine import memory
 import reward as grader
+from standin import make_tiny
 
 CPU = torch.device("cpu")
 
@@ -210,6 +211,16 @@ def test_step_compares_with_trl_and_splits_our_seconds():
     assert ours["ratio_to_trl"] == pytest.approx(trl["seconds"] / ours["seconds"], abs=0.01)
     assert sum("nf4 LoRA, beta 0, half dead, trl, " in line for line in done.stdout.splitlines()) == 2
     assert ours["seconds"] == pytest.approx(sum(ours[f"{k}_s"] for k in ("sample", "reward", "logp", "backward")), abs=0.001)
+
+
+def test_a_real_models_folder_takes_the_place_of_a_random_one(capsys, tmp_path):
+    folder = make_tiny(tmp_path / "real")
+    for call, sizes in ((rollouts, {"requests": 2, "rows": 2}), (step, {"problems": 1, "group": 2})):
+        call(model=folder, cap=4, repeats=1, only="ours", **sizes)
+        (row,) = last_line(capsys.readouterr().out)["rows"]
+        assert row["method"] == "ours" and row["tokens"] == sum(bench_models.forced_lengths(2, 4))
+    assert (bench_rollouts.Config(model=folder).rows, bench_rollouts.Config().rows) == (8, 32)
+    assert "config.json" in refusal(capsys, rollouts, model=str(tmp_path))
 
 
 def test_step_of_ours_needs_no_trl(capsys):

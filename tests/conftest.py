@@ -50,6 +50,7 @@ def shared_rows():
 
 
 WARM = """
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,7 @@ import_all()
 with launcher(Path(sys.argv[2])):
     print("ready", flush=True)
     sys.stdin.read()
+os._exit(0)  # what torch and the others do at their end takes seconds
 """
 
 

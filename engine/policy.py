@@ -299,8 +299,13 @@ def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return multiply(hidden, head.weight, bias)
     # Block by block, each small enough for the cache: a float32 copy of the whole head, made at every token, would
     # take longer than the product.
-    blocks = head.weight.split(max(1, 2**20 // head.weight.shape[1]))
-    logits = torch.cat([F.linear(hidden, block.float()) for block in blocks], dim=1)
+    rows = max(1, 2**20 // head.weight.shape[1])
+    if torch.is_grad_enabled():
+        logits = torch.cat([F.linear(hidden, block.float()) for block in head.weight.split(rows)], dim=1)
+    else:  # in one place: to allocate a block takes as long as to fill it
+        logits, place = hidden.new_empty(len(hidden), len(head.weight)), hidden.new_empty(rows, hidden.shape[1])
+        for part, block in zip(logits.split(rows, 1), head.weight.split(rows)):
+            part.copy_(F.linear(hidden, place[: len(block)].copy_(block)))
     return logits if bias is None else logits + bias
 
 

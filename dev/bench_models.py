@@ -71,10 +71,14 @@ def real_model(folder: str, device: torch.device):
     return model
 
 
+def check_folder(model: str) -> None:
+    """Exits with status 2 where --model is given and is no folder of a model."""
+    if model and not os.path.isfile(os.path.join(model, "config.json")):
+        die(f"--model {model} is no folder with a config.json")
+
+
 def complete(cfg, **sizes: tuple[int, int]) -> None:
-    """Gives each size that is not set its default, (of a random model, of a real one); checks the folder of --model."""
-    if cfg.model and not os.path.isfile(os.path.join(cfg.model, "config.json")):
-        die(f"--model {cfg.model} is no folder with a config.json")
+    """Gives each size that is not set its default: (of a random model, of a real one)."""
     for name, (random, real) in sizes.items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, real if cfg.model else random)

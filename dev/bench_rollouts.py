@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dev.bench_models import CONTEXT, LONGEST_PROMPT, complete, forced_lengths, make_prompts
+from dev.bench_models import CONTEXT, LONGEST_PROMPT, check_folder, complete, forced_lengths, make_prompts
 from dev.bench_models import random_model, real_model, word_tokenizer
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
 from engine import memory as planner
@@ -365,6 +365,7 @@ def rollouts(cfg: Config) -> None:
         die(f"--cap {cfg.cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
     if cfg.only and cfg.only not in METHODS:
         die(f"--only {cfg.only} is unknown; there are {', '.join(METHODS)}")
+    check_folder(cfg.model)
     device = device_of(cfg.device, cfg.limit_gb)
     settings, takes = settings_of(cfg, device)
     peaks = cfg.peaks and not cfg.only and device.type == "cpu"

@@ -12,7 +12,8 @@ import torch
 
 import grpo
 import train_prune
-from dev.bench_models import HUB, complete, forced_lengths, make_prompts, save_random_model, word_tokenizer
+from dev.bench_models import HUB, check_folder, complete, forced_lengths, make_prompts
+from dev.bench_models import save_random_model, word_tokenizer
 from dev.bench_trl import trl_steps
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
 from engine.files import die, parse
@@ -205,6 +206,7 @@ def check_options(cfg: Config) -> None:
     if min(cfg.problems, cfg.cap, cfg.repeats) < 1 or cfg.group < 2:
         sizes = f"--problems {cfg.problems}, --cap {cfg.cap} and --repeats {cfg.repeats}"
         die(f"{sizes} must be at least 1, --group {cfg.group} at least 2")
+    check_folder(cfg.model)
     if cfg.model and pick_device(cfg.device).type == "cuda":
         die("--model is for a CPU; on a card the step takes the model of --run_config")
     if cfg.only not in ("", "ours", "trl"):

@@ -2,8 +2,8 @@
 
     python dev/matmuls.py              # about two minutes; the table of dev/LOG.md, 2026-11-26
 
-Milliseconds of CPU time, the best of a tenth of a second of repeats. `float32 linear` is F.linear, which is MKL; `onednn`
-and `packed` are engine/policy.py's; `head by blocks` is a bfloat16 head in float32, as `float_logits` makes it.
+Milliseconds of CPU time, the best of a tenth of a second of repeats. `float32 linear` is F.linear, which is MKL;
+`onednn` and `packed` are engine/policy.py's; `head by blocks` is a bfloat16 head in float32, as `float_logits` has it.
 """
 
 import sys

@@ -1,10 +1,12 @@
 """What the benches run on: models of real shapes with random weights, prompts, and lengths drawn beforehand."""
 
+import os
+
 import torch
 
 from dev.model_table import MODELS, config_of
-from engine.files import die
-from engine.policy import pick_dtype
+from engine.files import Options, die
+from engine.policy import load_base, pick_dtype
 
 # name: vocabulary, hidden, intermediate, layers, heads, KV heads, whether the head is the embedding
 SHAPES = {
@@ -55,6 +57,28 @@ def random_model(size: str, device: torch.device):
     torch.set_default_dtype(before)
     model.generation_config.eos_token_id = None  # nobody ends by itself: lengths are forced
     return model.eval()
+
+
+def real_model(folder: str, device: torch.device):
+    """The model in a folder, in the type that `--dtype auto` takes on this device."""
+    from transformers import GenerationConfig
+
+    model = load_base(Options(model=folder, load_4bit=False, device=str(device))).eval()
+    model.generation_config = GenerationConfig()  # nobody ends by itself, and no penalty of its own
+    return model
+
+
+def check_folder(model: str) -> None:
+    """Exits with status 2 where --model is given and is no folder of a model."""
+    if model and not os.path.isfile(os.path.join(model, "config.json")):
+        die(f"--model {model} is no folder with a config.json")
+
+
+def complete(cfg, **sizes: tuple[int, int]) -> None:
+    """Gives each size that is not set its default: (of a random model, of a real one)."""
+    for name, (random, real) in sizes.items():
+        if getattr(cfg, name) is None:
+            setattr(cfg, name, real if cfg.model else random)
 
 
 def save_random_model(size: str, device: torch.device, folder: str) -> tuple[int, int]:

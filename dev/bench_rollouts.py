@@ -2,13 +2,15 @@
 
 import functools
 import math
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from dev.bench_models import CONTEXT, LONGEST_PROMPT, forced_lengths, make_prompts, random_model, word_tokenizer
+from dev.bench_models import CONTEXT, LONGEST_PROMPT, check_folder, complete, forced_lengths, make_prompts
+from dev.bench_models import random_model, real_model, word_tokenizer
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
 from engine import memory as planner
 from engine.files import Options, die
@@ -29,13 +31,15 @@ class Config:
     device: str = "cpu"
     """cpu or cuda."""
     model_size: str = ""
-    """One of SHAPES, with the sizes below; empty for the settings that the README shows."""
-    requests: int = 64
-    """Prompts, one rollout each."""
-    rows: int = 32
-    """Rollouts decoded at the same time."""
-    cap: int = 512
-    """Token cap; lengths are heavy-tailed below it."""
+    """One of SHAPES, with the sizes below; empty for the settings that docs/speed.md shows."""
+    model: str = ""
+    """Folder of a real model, instead of a random one of model_size."""
+    requests: int | None = None
+    """Prompts, one rollout each: 64, or 12 with --model."""
+    rows: int | None = None
+    """Rollouts decoded at the same time: 32, or 8 with --model."""
+    cap: int | None = None
+    """Token cap: 512, or 64 with --model. Lengths are heavy-tailed below it."""
     repeats: int = 3
     """Timed runs of each contestant, interleaved; the median counts."""
     full: bool = False
@@ -47,6 +51,9 @@ class Config:
     limit_gb: float = 0.0
     """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
 
+    def __post_init__(self):
+        complete(self, requests=(64, 12), rows=(32, 8), cap=(512, 64))
+
 
 @dataclass
 class Task:
@@ -57,9 +64,11 @@ class Task:
     rows: int
     cap: int
     device: torch.device
+    folder: str = ""
+    """Of a real model, named by `size`."""
 
     def __post_init__(self):
-        self.model = random_model(self.size, self.device)
+        self.model = real_model(self.folder, self.device) if self.folder else random_model(self.size, self.device)
         vocab = self.model.config.vocab_size
         self.tokenizer = word_tokenizer(vocab)
         self.prompts, self.lengths = make_prompts(self.requests, vocab), forced_lengths(self.requests, self.cap)
@@ -290,8 +299,9 @@ def race(task: Task, repeats: int, only: str, peaks: bool, progress: Progress) -
                 progress.line(f"{task.name}, {contestant.name}, run {turn} of {repeats}: {said}")
     own = {}
     for name in [c.name for c in everyone if not c.refused] if peaks else ():
-        words = ["--requests", task.requests, "--rows", task.rows, "--cap", task.cap, "--repeats", 1]
-        own[name] = alone("rollouts", "--model_size", task.size, *words, "--only", name)["peak_mb"]
+        words = ["--model", task.folder] if task.folder else ["--model_size", task.size]
+        words += ["--requests", task.requests, "--rows", task.rows, "--cap", task.cap, "--repeats", 1]
+        own[name] = alone("rollouts", *words, "--only", name)["peak_mb"]
         progress.line(f"{task.name}, {name}, peak memory: {own[name]} MB")
     if only or task.card:
         own = {c.name: round(c.peak / 1e6, 1) for c in everyone}
@@ -336,8 +346,8 @@ def race_rows(task: Task, everyone: list[Contestant], peak_mb: dict[str, float],
 
 def settings_of(cfg: Config, device: torch.device) -> tuple[list[tuple[str, int, int, int]], str]:
     """(settings, how long they take in words)."""
-    if cfg.model_size:
-        own = (cfg.model_size, cfg.requests, cfg.rows, cfg.cap)
+    if cfg.model_size or cfg.model:
+        own = (cfg.model_size or os.path.basename(os.path.abspath(cfg.model)), cfg.requests, cfg.rows, cfg.cap)
         return [own], "one setting of your own: a line after each run shows how it goes"
     if device.type == "cuda":
         return ON_CUDA, "two settings of a 1.5B model; not yet measured how long they take on a card"
@@ -355,15 +365,16 @@ def rollouts(cfg: Config) -> None:
         die(f"--cap {cfg.cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
     if cfg.only and cfg.only not in METHODS:
         die(f"--only {cfg.only} is unknown; there are {', '.join(METHODS)}")
+    check_folder(cfg.model)
     device = device_of(cfg.device, cfg.limit_gb)
     settings, takes = settings_of(cfg, device)
     peaks = cfg.peaks and not cfg.only and device.type == "cpu"
     runs = len(contestants(device.type == "cuda", cfg.only)) * (cfg.repeats + peaks)
     table, progress = [], Progress(len(settings) * runs, takes)
     for size, *sizes in settings:
-        table += race(Task(size, *sizes, device), cfg.repeats, cfg.only, peaks, progress)
+        table += race(Task(size, *sizes, device, cfg.model), cfg.repeats, cfg.only, peaks, progress)
         fresh_peak(device)
-    if device.type == "cuda" and not cfg.only:
+    if device.type == "cuda" and not cfg.only and not cfg.model:
         for size, cap in dict.fromkeys((setting[0], setting[3]) for setting in settings):
             table.append(largest_rows(size, cap, device))
     report("rollouts", device, ["torch", "transformers"], table)

@@ -12,7 +12,8 @@ import torch
 
 import grpo
 import train_prune
-from dev.bench_models import HUB, forced_lengths, make_prompts, save_random_model, word_tokenizer
+from dev.bench_models import HUB, check_folder, complete, forced_lengths, make_prompts
+from dev.bench_models import save_random_model, word_tokenizer
 from dev.bench_trl import trl_steps
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
 from engine.files import die, parse
@@ -41,12 +42,14 @@ class Config:
     """cpu or cuda."""
     model_size: str = ""
     """One of SHAPES; by default 1M on a CPU, and on CUDA the shape of the config's model."""
-    problems: int = 8
-    """Problems a step, of which "half dead" settings give every second one equal rewards."""
-    group: int = 8
-    """Rollouts per problem."""
-    cap: int = 256
-    """Token cap; the same heavy-tailed lengths are forced on both sides."""
+    model: str = ""
+    """Folder of a real model, instead of a random one of model_size; CPU only."""
+    problems: int | None = None
+    """Problems a step: 8, or 2 with --model. In "half dead" settings every second one has equal rewards."""
+    group: int | None = None
+    """Rollouts per problem: 8, or 4 with --model."""
+    cap: int | None = None
+    """Token cap: 256, or 64 with --model. The same heavy-tailed lengths are forced on both sides."""
     repeats: int = 3
     """Timed steps of each side, interleaved, after one that is not counted; the median counts."""
     setting: str = ""
@@ -61,6 +64,9 @@ class Config:
     """Options of train_prune.py, for CUDA."""
     limit_gb: float = 0.0
     """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
+
+    def __post_init__(self):
+        complete(self, problems=(8, 2), group=(8, 4), cap=(256, 64))
 
 
 def fixed_rewards(rows: int, group: int, half: bool) -> list[float]:
@@ -191,7 +197,7 @@ def settings_of(cfg: Config) -> list[tuple[str, train_prune.Config, bool]]:
         die(f"--setting {cfg.setting} is in the name of no setting")
     return [
         (name, train_prune.Config(**(options | SETTINGS[name][0])), SETTINGS[name][1])
-        for name in (names if cfg.full or cfg.setting else names[:SHORT])
+        for name in (names if cfg.full or cfg.setting else names[: 1 if cfg.model else SHORT])
     ]
 
 
@@ -200,6 +206,9 @@ def check_options(cfg: Config) -> None:
     if min(cfg.problems, cfg.cap, cfg.repeats) < 1 or cfg.group < 2:
         sizes = f"--problems {cfg.problems}, --cap {cfg.cap} and --repeats {cfg.repeats}"
         die(f"{sizes} must be at least 1, --group {cfg.group} at least 2")
+    check_folder(cfg.model)
+    if cfg.model and pick_device(cfg.device).type == "cuda":
+        die("--model is for a CPU; on a card the step takes the model of --run_config")
     if cfg.only not in ("", "ours", "trl"):
         die(f"--only {cfg.only} is unknown; there are ours and trl")
     if cfg.only != "ours" and pick_device(cfg.device).type == "cpu":
@@ -218,19 +227,23 @@ def step(cfg: Config) -> None:
     if device.type == "cuda":
         only, peaks, takes = "ours", False, "not yet measured how long this takes on a card"
         size = cfg.model_size or HUB.get(settings[0][1].model, "r1_1.5b")
+    if cfg.model:
+        takes = "one setting of your own: a line after each step shows how it goes"
     progress = Progress(len(settings) * (1 if only else 2) * (cfg.repeats + 1 + peaks), takes)
     with tempfile.TemporaryDirectory() as folder:
-        save_random_model(size, device, folder)
+        if not cfg.model:
+            save_random_model(size, device, folder)
         fresh_peak(device)
         for name, options, half in settings:
-            options.model, options.device = folder, cfg.device
+            options.model, options.device = cfg.model or folder, cfg.device
             try:
                 table += one_setting(name, options, half, device, cfg.repeats, only, progress)
             except torch.OutOfMemoryError as error:
                 die(f"{name} does not fit on this card: {str(error).split('. ')[0]}; lower what the plan above says")
             for row in table[-2:] if peaks else ():
                 words = ["--problems", cfg.problems, "--group", cfg.group, "--cap", cfg.cap, "--setting", name]
-                words += ["--model_size", size, "--repeats", 1, "--only", row["method"]]
+                words += ["--model", cfg.model] if cfg.model else ["--model_size", size]
+                words += ["--repeats", 1, "--only", row["method"]]
                 row["peak_mb"] = alone("step", *words)["peak_mb"]
                 progress.line(f"{name}, {row['method']}, peak memory: {row['peak_mb']} MB")
     report("step", device, ["torch", "transformers", "peft", "bitsandbytes", "trl"], table)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -271,16 +272,32 @@ def check_base(adapter: str, model, name: str) -> None:
 # ---------------------------------------------------------------------------------------- log-probs
 
 
-def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """(n, in) -> (n, out) as `F.linear`, in the other order where a CPU is faster that way.
+# F.linear takes MKL for float32, which is slow with few rows; oneDNN is in the same torch. It has no gradient there.
+ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+LARGE = 2**18  # numbers in a weight; smaller ones stay in the cache, and there MKL is as fast
 
-    With 2 to 5 rows MKL multiplies by a wide float32 weight that exceeds the cache at a third to two thirds of the
-    speed at which it does weight times states. The last rollouts of a batch are such rows.
+
+def onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(n, in) -> (n, out) as `F.linear`; `weight` may be one of `pack`."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def pack(weight: torch.Tensor) -> torch.Tensor:
+    """A copy of a weight in the order in which oneDNN reads it with a few rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+
+
+def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """(n, in) -> (n, out) as `F.linear`, in another way where a CPU is faster with it (dev/LOG.md has the figures).
+
+    A large float32 weight: with 2 to 5 rows weight times states, where it is wide, and with more rows oneDNN.
     """
-    few = 1 < len(x) < 6 and len(weight) > weight.shape[1] and weight.numel() >= 2**18
-    if few and x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkl.is_available():
-        y = (weight @ x.t()).t().contiguous()
-        return y if bias is None else y + bias
+    if weight.numel() >= LARGE and x.dtype == torch.float32 and x.device.type == "cpu" and ONEDNN:
+        if 1 < len(x) < 6 and len(weight) > weight.shape[1]:
+            y = (weight @ x.t()).t().contiguous()
+            return y if bias is None else y + bias
+        if len(x) > 5 and not torch.is_grad_enabled():
+            return onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
@@ -295,17 +312,26 @@ def float_logits(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     hidden, bias = hidden.float(), None if head.bias is None else head.bias.float()
     if head.weight.dtype == torch.float32:
         return multiply(hidden, head.weight, bias)
-    # Block by block, as a float32 copy of the whole head, made at every token, would take longer than the product.
-    logits = torch.cat([F.linear(hidden, block.float()) for block in head.weight.split(4096)], dim=1)
+    # Block by block, each small enough for the cache: a float32 copy of the whole head, made at every token, would
+    # take longer than the product.
+    rows = max(1, 2**20 // head.weight.shape[1])
+    if torch.is_grad_enabled():
+        logits = torch.cat([F.linear(hidden, block.float()) for block in head.weight.split(rows)], dim=1)
+    else:  # in one place: to allocate a block takes as long as to fill it
+        logits, place = hidden.new_empty(len(hidden), len(head.weight)), hidden.new_empty(rows, hidden.shape[1])
+        for part, block in zip(logits.split(rows, 1), head.weight.split(rows)):
+            part.copy_(F.linear(hidden, place[: len(block)].copy_(block)))
     return logits if bias is None else logits + bias
 
 
-def model_logits(model, hidden: torch.Tensor) -> torch.Tensor:
+def model_logits(model, hidden: torch.Tensor, head: Callable | None = None) -> torch.Tensor:
     """(n, H) states -> (n, V) float32 logits as the model's own forward has them, for sampler and trainer alike.
+
+    `head`, where given, computes what `float_logits` would.
 
     Some families scale or cap what comes out of the head. `guard` refuses one that does something else to it.
     """
-    logits, config = float_logits(model.get_output_embeddings(), hidden), model.config
+    logits, config = head(hidden) if head else float_logits(model.get_output_embeddings(), hidden), model.config
     if scale := getattr(config, "logit_scale", None):                            # Cohere
         logits = logits * scale
     if scale := getattr(config, "logits_scaling", None):                         # Granite

@@ -9,7 +9,7 @@ from engine.draw import pick_token
 from engine.files import OptionError
 from engine.kept import Kept
 from engine.policy import model_logits
-from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, own_forward, unroll
+from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, joined, own_forward, packs, unroll
 from engine.supported import longest_exact
 
 
@@ -68,7 +68,11 @@ class Rows:
         device, longest = model.device, max(requests.caps)
         self.model = model
         self.slots = SlotCache(model, size, requests.longest + longest, can_varlen(model))
-        self.unrolled = unroll(model.get_decoder(), self.slots.width, self.slots.store) if can_unroll(model) else None
+        self.unrolled, self.head = None, None
+        if can_unroll(model):
+            packed = packs(model)
+            self.unrolled = unroll(model.get_decoder(), self.slots.width, self.slots.store, packed)
+            self.head = joined(model.get_output_embeddings(), packed=True) if packed else None
         self.temperature, self.top_p = requests.temperature, requests.top_p
         self.ends = torch.tensor(sorted(set(ends)), device=device)               # (ends,)
         self.token = torch.zeros(size, dtype=torch.long, device=device)          # (rows,) input of the next step
@@ -101,7 +105,7 @@ class Rows:
             hidden = decode_layers(self.model.get_decoder(), self.slots, token, self.unrolled)  # (n, H)
         else:
             hidden = own_forward(self.model, self.slots, token)
-        logits = model_logits(self.model, hidden)                                # (n, V)
+        logits = model_logits(self.model, hidden, self.head)                     # (n, V)
         place = (self.slots.index[:n], count)
         drawn, logp, sure = pick_token(logits, self.uniform[place][:, None], self.temperature, self.top_p, every)
         if sure is not None:

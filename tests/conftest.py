@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,6 +47,42 @@ def shared_rows():
             pytest.skip(f"{path} is missing: test data that is not part of the repository")
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return read
+
+
+WARM = """
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from dev.faults import import_all
+from dev.faults_fork import launcher
+
+import_all()
+with launcher(Path(sys.argv[2])):
+    print("ready", flush=True)
+    sys.stdin.read()
+os._exit(0)  # what torch and the others do at their end takes seconds
+"""
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """Path of a stand-in for `python` that runs a script in a fork with the slow imports behind it.
+
+    The forks come from a process of its own, not from pytest's, which may have threads. Elsewhere than on Linux it is
+    the real one.
+    """
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    folder = tmp_path_factory.mktemp("warm")
+    words = [sys.executable, "-c", WARM, str(ROOT), str(folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield str(folder / "python")
+        process.stdin.close()
 
 
 def sampled(model, tokenizer, prompts, samples=1, *, rows=128, end_ids=None, decode="auto", **more):

@@ -13,6 +13,7 @@ from dev import bench, bench_models, bench_reward, bench_rollouts, bench_scale, 
 from dev.bench_rollouts import run_generate, run_generate_batch, run_ours
 from engine import memory
 import reward as grader
+from standin import make_tiny
 
 CPU = torch.device("cpu")
 
@@ -50,8 +51,8 @@ def reward(**options):
     bench_reward.reward(bench_reward.Config(**options))
 
 
-def command(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "dev/bench.py", *words], cwd=ROOT, capture_output=True, text=True)
+def command(python: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, "dev/bench.py", *words], cwd=ROOT, capture_output=True, text=True)
 
 
 # ---------------------------------------------------------------------------------------- what is forced on everyone
@@ -203,13 +204,23 @@ def test_peak_memory_is_that_of_a_process_of_its_own(capsys):
 def test_step_compares_with_trl_and_splits_our_seconds():
     pytest.importorskip("trl")
     words = "--model_size tiny --problems 2 --group 2 --cap 8 --repeats 1 --peaks false --setting nf4"
-    done = command("step", *words.split())
+    done = command(sys.executable, "step", *words.split())
     assert done.returncode == 0, done.stderr
     ours, trl = last_line(done.stdout)["rows"]
     assert (ours["method"], trl["method"]) == ("ours", "trl")
     assert ours["ratio_to_trl"] == pytest.approx(trl["seconds"] / ours["seconds"], abs=0.01)
     assert sum("nf4 LoRA, beta 0, half dead, trl, " in line for line in done.stdout.splitlines()) == 2
     assert ours["seconds"] == pytest.approx(sum(ours[f"{k}_s"] for k in ("sample", "reward", "logp", "backward")), abs=0.001)
+
+
+def test_a_real_models_folder_takes_the_place_of_a_random_one(capsys, tmp_path):
+    folder = make_tiny(tmp_path / "real")
+    for call, sizes in ((rollouts, {"requests": 2, "rows": 2}), (step, {"problems": 1, "group": 2})):
+        call(model=folder, cap=4, repeats=1, only="ours", **sizes)
+        (row,) = last_line(capsys.readouterr().out)["rows"]
+        assert row["method"] == "ours" and row["tokens"] == sum(bench_models.forced_lengths(2, 4))
+    assert (bench_rollouts.Config(model=folder).rows, bench_rollouts.Config().rows) == (8, 32)
+    assert "config.json" in refusal(capsys, rollouts, model=str(tmp_path))
 
 
 def test_step_of_ours_needs_no_trl(capsys):
@@ -248,8 +259,8 @@ def test_memory_plans_for_four_cards_without_weights_or_network(capsys):
     assert made["rows"][-1]["copy_gb"] == 2.62
 
 
-def test_memory_reads_the_config_of_a_run():
-    done = command("memory", "--config", "config/r1_7b_24gb.yaml", "--cards", "[24]")
+def test_memory_reads_the_config_of_a_run(warm_python):
+    done = command(warm_python, "memory", "--config", "config/r1_7b_24gb.yaml", "--cards", "[24]")
     (row,) = last_line(done.stdout)["rows"]
     assert (row["weights"], row["micro_batch"], row["tokens"]) == ("live", 8192, 4000 + memory.PROMPT)
     assert "DeepSeek-R1-Distill-Qwen-7B" in done.stdout.splitlines()[0]
@@ -348,6 +359,6 @@ def test_without_a_name_the_benches_are_listed(capsys):
 
 
 @pytest.mark.parametrize("words", [["speed"], ["rollouts", "--row", "3"], ["memory", "--config", "schedule.sh"]])
-def test_a_command_line_that_cannot_be_read_is_one_line(words):
-    done = command(*words)
+def test_a_command_line_that_cannot_be_read_is_one_line(words, warm_python):
+    done = command(warm_python, *words)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

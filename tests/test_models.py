@@ -428,20 +428,20 @@ def train(folder: Path, model: str, cap: int, *python: str) -> subprocess.Comple
     data.write_text(json.dumps({"id": "1", "problem": "1+1?", "answer": "2"}) + "\n")
     words = f"--train_data {data} --val_data {data} --cap {cap} --eval_cap {cap} --group 2 --problems_per_step 1"
     words += f" --model {model} --steps 1 --eval_samples 64 --device cpu --gradient_checkpointing true"
-    command = [sys.executable, *python, "train_prune.py", *words.split(), "--out_dir", str(folder / "run")]
+    command = [*python, "train_prune.py", *words.split(), "--out_dir", str(folder / "run")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_no_warning_of_a_library_reaches_the_terminal(tmp_path):
     model = make_r1_standin(tmp_path / "model")
     let_it_answer(model, "2")
-    done = train(tmp_path, model, 32, "-W", "default")
+    done = train(tmp_path, model, 32, sys.executable, "-W", "default")
     assert done.returncode == 0 and done.stderr == "", done.stderr
 
 
-def test_a_model_with_sliding_layers_says_in_one_line_what_fits_its_window(tokenizer_of, tmp_path):
+def test_a_model_with_sliding_layers_says_in_one_line_what_fits_its_window(tokenizer_of, tmp_path, warm_python):
     model = make_model(tmp_path / "model", tokenizer_of, "mistral", {"sliding_window": 256})
-    done = train(tmp_path, model, 200)
+    done = train(tmp_path, model, 200, warm_python)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sliding window of 256" in done.stderr
 
 

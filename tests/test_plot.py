@@ -121,9 +121,9 @@ def test_no_display_no_backend_no_taste(run_folder):
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_command_line_refuses_in_one_line(run_folder):
+def test_command_line_refuses_in_one_line(run_folder, warm_python):
     for words in ([], ["run", str(run_folder), "--colour", "red"], ["run", str(run_folder / "no")]):
-        done = subprocess.run([sys.executable, "-m", "analysis.plot", *words], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run([warm_python, "-m", "analysis.plot", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout, (words, done.stderr)
 
 

@@ -18,9 +18,10 @@ from standin import let_it_answer, make_problems, make_r1_standin
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory):
-    """A folder with a blank in its name, a model with R1's tokens and template, and 8 + 2 + 2 problems."""
+def setting(tmp_path_factory, warm_python):
+    """A folder with a blank in its name: a model with R1's tokens and template, 8 + 2 + 2 problems, a python."""
     folder = tmp_path_factory.mktemp("a run")
+    (folder / "python").symlink_to(warm_python)
     make_r1_standin(folder / "model", context=4096)
     let_it_answer(folder / "model")
     for name, rows in (("train", make_problems(8)), ("val", make_problems(2, first=8)), ("test", make_problems(2, first=10))):
@@ -53,8 +54,8 @@ def setting(tmp_path_factory):
 
 
 def schedule(folder, out, **more):
-    env = os.environ | {"PYTHON": sys.executable, "CONFIG": str(folder / "config.yaml"), "OUT": str(out), "OMP_NUM_THREADS": "1"} | more
-    return subprocess.Popen(["bash", str(ROOT / "schedule.sh")], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    env = os.environ | {"PYTHON": str(folder / "python"), "CONFIG": str(folder / "config.yaml"), "OUT": str(out), "OMP_NUM_THREADS": "1"} | more
+    return subprocess.Popen(["bash", str(ROOT / "schedule.sh")], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
 
 
 def timeless(value):
@@ -105,7 +106,7 @@ def test_a_model_of_ones_own_takes_five_lines(setting, tmp_path):
     files = {f"{name}_data": str(setting / f"{name}.jsonl") for name in ("train", "val", "test")}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(lines | files))
     run = subprocess.run(["bash", str(ROOT / "schedule.sh")], capture_output=True, text=True, timeout=600, env=os.environ | {
-        "PYTHON": sys.executable, "CONFIG": str(tmp_path / "mine.yaml"), "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"})  # fmt: skip
+        "PYTHON": str(setting / "python"), "CONFIG": str(tmp_path / "mine.yaml"), "OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert run.returncode == 0, run.stderr
     base, start = (json.loads((tmp_path / "out" / path).read_text()) for path in ("base/eval.json", "cap40/selection.json"))
     assert (base["cap"], base["temperature"], base["top_p"], base["n_samples"]) == (100, 0.6, 0.95, 32)

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import engine.rows
 from conftest import sampled
 from dev.bench_models import random_model, word_tokenizer
-from engine.policy import merged_copy, multiply
+from engine.policy import ONEDNN, merged_copy, multiply
 from engine.rows import Requests, Rows
 from engine import draw as drawing
 from engine.draw import draw, draw_in_blocks, draw_nucleus
-from engine.slots import Prefill
+from engine.slots import Prefill, packs
 from standin import make_r1_standin, with_lora
 
 
@@ -123,13 +124,39 @@ def test_a_draw_on_the_edge_of_a_block_gives_no_token_of_weight_0():
 # ---------------------------------------------------------------------------------------- larger models on a CPU
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 6])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 40])
 @pytest.mark.parametrize("shape", [(1024, 256), (256, 1024)])
 def test_few_rows_are_multiplied_to_the_same_result(n, shape):
     x, weight, bias = torch.randn(n, shape[1]), torch.randn(shape) / 16, torch.randn(shape[0])
     for more in ((), (bias,)):
-        ours = multiply(x, weight, *more)
+        with torch.no_grad():
+            ours = multiply(x, weight, *more)
         assert ours.is_contiguous() and torch.allclose(ours, F.linear(x, weight, *more), atol=1e-5)
+
+
+def test_a_large_head_has_a_gradient():
+    x, weight = torch.randn(8, 256, requires_grad=True), torch.randn(1024, 256)
+    multiply(x, weight).sum().backward()
+    assert torch.allclose(x.grad, weight.sum(0).expand(8, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_model_with_large_weights_is_decoded_as_its_own_forward_computes_it(monkeypatch, packed):
+    """Twice, the second time with other weights: a packed copy must not outlive its call."""
+    monkeypatch.setattr(engine.rows, "packs", lambda model: packed and ONEDNN)
+    model, tokenizer = random_model("5M", torch.device("cpu")), word_tokenizer(2048)
+    for _ in range(2):
+        for rollout in sampled(model, tokenizer, [[3, 4, 5], [6, 7, 8]], samples=4, cap=9):
+            ids = torch.tensor([rollout.prompt_ids + rollout.ids])
+            logp = model(input_ids=ids).logits[0, 2:-1].log_softmax(-1).gather(1, ids[0, 3:, None])[:, 0]
+            assert torch.allclose(rollout.logp, logp, atol=1e-5)
+        for p in model.model.layers.parameters():
+            p.data.mul_(1.5)
+
+
+def test_only_float32_weights_are_packed():
+    model = random_model("tiny", torch.device("cpu"))
+    assert packs(model) == ONEDNN and not packs(model.bfloat16())
 
 
 def test_prompts_of_like_length_are_run_together_and_give_the_same_keys_and_values(monkeypatch):

@@ -22,13 +22,17 @@ SMALL = dict(steps=2, n_train=12, n_val=4, n_test=6, tokens_per_step=256)
 SMALL_FLAGS = [part for key, value in SMALL.items() for part in (f"--{key}", value)]
 
 
-def run_toy(*args):
-    command = [sys.executable, str(ROOT / "data/toy.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+@pytest.fixture(scope="module")
+def run_toy(warm_python):
+    def run(*args):
+        command = [warm_python, str(ROOT / "data/toy.py"), *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory, run_toy):
     """A toy trained for two steps: everything but the skill."""
     out = tmp_path_factory.mktemp("toy") / "base"
     done = run_toy(*SMALL_FLAGS, "--out_dir", out)
@@ -179,7 +183,7 @@ def test_trace_stats_never_raises(response, problem):
     toy.trace_stats("backwards from answer" + response + "I get answer " + problem, problem)
 
 
-def test_stats_prints_a_row_a_file(tmp_path):
+def test_stats_prints_a_row_a_file(tmp_path, run_toy):
     row = {"id": "a", "problem": PROBLEM, "correct": True, "response": WRONG + CHECK + REDO}
     file = tmp_path / "rollouts.jsonl"
     other = {**row, "id": "b", "response": WRONG, "correct": False}
@@ -242,7 +246,7 @@ def test_the_folder_is_a_real_model(base, tokenizer):
     assert not base.with_name("base.tmp").exists()
 
 
-def test_the_same_recipe_is_reused_and_another_is_refused(base):
+def test_the_same_recipe_is_reused_and_another_is_refused(base, run_toy):
     before = (base / "model.safetensors").stat().st_mtime_ns
     again = run_toy(*SMALL_FLAGS, "--out_dir", base)
     assert again.returncode == 0 and "reused" in again.stdout
@@ -265,6 +269,6 @@ def test_a_seed_fixes_the_training(base):
 
 
 @pytest.mark.parametrize("args", [["--stepz", "3"], ["--steps", "many"], ["--step", "3"]])
-def test_bad_options_stop_the_run(args, tmp_path):
+def test_bad_options_stop_the_run(args, tmp_path, run_toy):
     done = run_toy(*args, "--out_dir", tmp_path / "x")
     assert done.returncode == 2 and not (tmp_path / "x").exists()

@@ -27,6 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 from engine.answers import Answer, load_answers
 from engine.checkpoints import LogRow, markdown_of
 from engine.files import AnswerOptions, die, run
+from engine.groups import batch_of
+from engine.measuring import PARTIAL
 from engine.memory import memory_plan, micro_batches, until_it_fits
 from engine.policy import load_trainable, open_model, token_logp
 from engine.problems import load_problems
@@ -35,7 +37,7 @@ from engine.run_folder import RunFolder, Stop
 from eval import evaluate
 from grpo import without_overflow
 from sample import Sampler, checked_prompts, compare_prompt, prompt_texts
-from train_prune import FREE, PARTIAL, batch_of
+from train_prune import FREE
 
 
 @dataclass

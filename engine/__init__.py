@@ -1,8 +1,9 @@
 """What keeps a run fast, small and safe.
 
-Seven files carry the method: policy (4-bit base, LoRA, log-probs, merged copy), slots (one fast decode step), draw
-(from logits to a token), rows (what is being decoded), groups (which problems a step trains on), memory (what fits, and
-smaller until it fits), run_folder and checkpoints (one round's folder).
+Ten files carry the method: policy (4-bit base, LoRA, log-probs, merged copy), slots (one fast decode step), graphs (the
+same as one launch on a card), draw (from logits to a token), rows (what is being decoded), groups (which problems a
+step trains on), measuring (validations of a round), memory (what fits, and smaller until it fits), run_folder and
+checkpoints (one round's folder). answers reads what sft.py learns from.
 The others keep mistakes away: alarms (loops, collapse, dead groups), supported and guard (models that would be decoded
 as another one), templates, problems and hub (what others' prompts and data mean), rewards (a reward by its name),
 schedule (settings, checks and lock of schedule.sh), kept (what an interrupted evaluation has finished), progress and

@@ -112,11 +112,11 @@ def first_cap(settings: dict[str, str]) -> None:
 
     Exits with status 2 where a condition of `selection.next_cap` fails.
     """
+    from engine.measuring import measure_lengths
     from engine.policy import load_policy
     from engine.problems import load_problems
     from sample import Sampler
     from selection import next_cap
-    from train_prune import measure_lengths
 
     path = Path(settings["OUT"], "first_cap.json")
     if path.is_file():

@@ -18,7 +18,7 @@ import yaml
 import grpo
 import train_prune
 from conftest import ROOT, sampled
-from engine import alarms, checkpoints, files, groups, rows
+from engine import alarms, checkpoints, files, groups, measuring, rows
 from engine.checkpoints import Step
 from engine.files import Options, lock, parse, write_checksums
 from engine.kept import Kept
@@ -573,7 +573,7 @@ def test_sigterm_in_the_update_saves_the_step_before_and_the_same_command_ends_i
 def test_ctrl_c_in_a_validation_keeps_the_step_and_the_validation_comes_first_on_the_way_on(whole, tmp_path, monkeypatch):
     cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
     with monkeypatch.context() as patch:  # validations: at the start, after step 2, after step 4
-        patch.setattr(train_prune, "evaluate", at_call(train_prune.evaluate, 2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        patch.setattr(measuring, "evaluate", at_call(measuring.evaluate, 2, lambda: os.kill(os.getpid(), signal.SIGINT)))
         assert stop_code(cfg) == 130
     assert checkpoints.newest(folder) == (folder / "last", 2) and not (folder / "step0002").exists()
     train_prune.main(cfg)
@@ -622,14 +622,14 @@ def test_a_kill_in_a_validation_keeps_its_rollouts_and_the_steps_that_were_due_t
     train_prune.main(cfg)
     out = capsys.readouterr().out
     assert "resuming after step 2 " in out and "2 of 3 rollouts are there from before" in out
-    assert not (folder / train_prune.PARTIAL).exists()
+    assert not (folder / measuring.PARTIAL).exists()
     same_round(folder, whole)
 
 
 def test_ctrl_c_before_the_first_step_leaves_a_folder_that_goes_on(whole, tmp_path, monkeypatch):
     cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "round")), tmp_path / "round"
     with monkeypatch.context() as patch:
-        patch.setattr(train_prune, "evaluate", at_call(train_prune.evaluate, 1, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        patch.setattr(measuring, "evaluate", at_call(measuring.evaluate, 1, lambda: os.kill(os.getpid(), signal.SIGINT)))
         assert stop_code(cfg) == 130
     assert checkpoints.newest(folder) == (None, 0)
     train_prune.main(cfg)

@@ -387,6 +387,28 @@ def _float(x, digits: int):
     return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
+_NOTATION = re.compile(r"(?:\\times|\\cdot|\*)10\^\{-?\d+\}|(?:(?<=\()|^)\d+\+(?=\\frac\{\d+\}\{\d+\}(?:\)|$))")
+_WORK = re.compile(r"[\d.)}!](?:[+*(-]|\\cdot|\\times|\\div)|\}\\frac")
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?|[+-]?\\frac\{-?\d+\}\{\d+\}", text) is not None
+
+
+def is_task(text: str) -> bool:
+    r"""Whether a tidy text still asks for sums, differences or products of rational numbers.
+
+    Mixed numbers, powers of ten and fractions are numbers as they are written; so are powers, factorials and binomials.
+
+    >>> [is_task(text) for text in ("69-53+56", r"\frac{3+4}{2}", "-3.5", r"2\times10^{-3}", r"(1+\frac{1}{2})", "x+1")]
+    [True, True, False, False, False, False]
+    """
+    try:
+        return _WORK.search(_NOTATION.sub("", text)) is not None and isinstance(compute(text), Fraction)
+    except (Unread, ZeroDivisionError):
+        return False
+
+
 def readable(text: str) -> bool:
     try:
         compute(text)

@@ -38,7 +38,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))              # last: a neighbour's random.py is never taken
-from latex import NAME, Unread, compute, cut_unit, parts_of, readable, sides_of, symbolic, tidy  # noqa: E402
+from latex import NAME, Unread, compute, cut_unit, is_number, is_task, parts_of, readable, sides_of, symbolic, tidy  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------ what others call
@@ -229,7 +229,8 @@ def same_relation(answer, gold, ask):
             chain = chain[1:]
         if len(chain) == 2 and re.fullmatch("[A-Za-z]", chain[1]):      # 5 = x
             chain = chain[:1]
-        return all(_same(side, value, ask) for side in chain)
+        same = [_same(side, value, ask) for side in chain]
+        return any(same) and all(yes or same_value(side, value, ask) for yes, side in zip(same, chain))  # 3+4 = 7
     if signs[:1] == gold_signs[:1] == ["="] and sides[0] == gold_sides[0] and NAME.fullmatch(sides[0]):
         return _same(answer.partition("=")[2], gold.partition("=")[2], ask)                             # both x = ...
     if signs != gold_signs or "=" in signs[1:]:
@@ -241,7 +242,12 @@ def same_relation(answer, gold, ask):
 
 
 def same_formula(answer, gold, ask):
-    r"""b+a = a+b and \frac{7!}{16} = 315, if both are understood to the last sign."""
+    """Where the gold is a number, 69-53+56 is no answer: it repeats the question, and the work is left to the grader."""
+    return False if is_number(gold) and is_task(answer) else same_value(answer, gold, ask)
+
+
+def same_value(answer, gold, ask):
+    r"""b+a = a+b and \frac{14}{4} = 3.5, if both are understood to the last sign."""
     for text, other in (answer, gold), (gold, answer):
         if re.fullmatch(r"[A-E]|[A-Za-z]{4,}[A-Za-z' -]*", text):
             return None                               # the letter of a choice, or a word

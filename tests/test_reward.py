@@ -196,9 +196,9 @@ def test_numbers_compare_exactly(reward):
 
 def test_numbers_side_by_side_are_a_product_or_nothing_but_never_a_sum(reward):
     check(reward, r"""
-        20(5) ~ 100
-        (20)(5) ~ 100
-        3(1/2) ~ 1.5
+        20(5) ~ 5(20)
+        (20)(5) ~ 5(20)
+        3(1/2) ~ 1+1/2+0
         20(5) # 25
         (20)5 # 25
         {20}{5} # 25
@@ -217,6 +217,31 @@ def test_numbers_side_by_side_are_a_product_or_nothing_but_never_a_sum(reward):
         \log_2(8) ~ 3""")
 
 
+def test_a_number_must_be_worked_out(reward):
+    """Found by a real model under this reward: it boxed the sum that it was asked for, and thought no more."""
+    check(reward, r"""
+        69-53+56 # 72
+        69 - 53 + 56 = 72 ~ 72
+        x = 69-53+56 # 72
+        8 \times 9 # 72
+        8(9) # 72
+        144 \div 2 # 72
+        \frac{100+44}{2} # 72
+        (70+2) # 72
+        70+2,5 # 72,5
+        \frac{1}{2}+\frac{1}{3} # \frac{5}{6}
+        \frac{10}{12} ~ \frac{5}{6}
+        3*2^{3}*3 # 72
+        -\frac{1}{2} ~ -0.5
+        1\frac{1}{2} ~ 1.5
+        2.5 \times 10^{-3} ~ 0.0025
+        7.2 \cdot 10^1 ~ 72
+        \binom{5}{2} ~ 10
+        2^{3}\cdot 3^{2} ~ 3^2 \cdot 2^3
+        (72) ~ 72
+        x+1+2 ~ x+3""")
+
+
 def test_a_common_unicode_character_is_its_latex_a_rare_one_is_nothing(reward):
     check(reward, r"""
         ２５ ~ 25
@@ -224,7 +249,7 @@ def test_a_common_unicode_character_is_its_latex_a_rare_one_is_nothing(reward):
         x＝25 ~ 25
         1½ ~ 1.5
         2³ ~ 8
-        2⋅3 ~ 6
+        2⋅3 ~ 3*2
         √2 ~ \sqrt{2}
         ⅔ ~ 2/3
         x≠7 ~ x\ne 7

@@ -589,8 +589,8 @@ TABLES = [
         \binom{52}{5} ~ 2598960
         \frac{\binom{4}{2}}{\binom{52}{2}} ~ \frac{6}{1326}
         20(5) # 25
-        20\cdot 5 ~ 100
-        3 \times 4 ~ 12
+        20\cdot 5 ~ 5\times 20
+        3 \times 4 ~ 4\cdot 3
         \frac{20000}{\pi} ~ 20000/\pi
         8\pi ~ 8 \pi
         8\pi # 8
@@ -686,8 +686,8 @@ TABLES = [
         \frac{1}{-2} ~ -\frac12
         -\frac{1}{-2} ~ \frac12
         \frac{2}{4} ~ \frac12
-        \frac{1}{2}\cdot\frac{1}{3} ~ \frac16
-        \frac{1}{2}\frac{1}{3} ~ \frac16
+        \frac{1}{2}\cdot\frac{1}{3} ~ \frac{1}{3}\cdot\frac{1}{2}
+        \frac{1}{2}\frac{1}{3} ~ \frac{1}{3}\frac{1}{2}
         \frac{1}{2} \frac{1}{3} # \frac56
         1\dfrac{1}{2} ~ \frac32
         1 1/2 ~ \frac32

@@ -366,7 +366,7 @@ def test_rounding_to_16_bits_is_no_fault(name, load_4bit, tokenizer_of, tmp_path
 
 @pytest.mark.parametrize("name", ["granite", "cohere", "gemma2, no cap on scores", "hyperclovax"])
 def test_another_scale_of_the_logits_is_seen_in_16_bits(name, tokenizer_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "model_logits", lambda model, x: float_logits(model.get_output_embeddings(), x))
+    monkeypatch.setattr(rows, "model_logits", lambda model, x, *_: float_logits(model.get_output_embeddings(), x))
     model = make_model(tmp_path / "model", tokenizer_of, *MODELS[name][:2])
     check(*outcome(options_of(model, dtype="bfloat16")), "median gap")
 

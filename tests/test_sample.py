@@ -394,7 +394,7 @@ def test_command_writes_a_rollout_file_and_streams_one_problem(r1, tmp_path, cap
     sample.main(cfg)
     rows = [json.loads(line) for line in out.open(encoding="utf-8")]
     assert [(r["id"], r["sample"], r["gold"]) for r in rows] == [("x", 0, "2"), ("x", 1, "2"), ("x", 2, "2")]
-    assert list(rows[0]) == "id sample problem gold prompt response n_tokens finished answer correct reward".split()
+    assert list(rows[0]) == "id sample problem gold prompt response n_tokens finished mean_logp answer correct reward".split()
     with pytest.raises(SystemExit):
         sample.main(cfg)  # never written over
     capsys.readouterr()

@@ -500,7 +500,7 @@ def test_a_folder_of_other_options_is_refused_with_the_difference(cfg, tmp_path,
     assert (tmp_path / "round" / "config.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("config/*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("config/*.yaml") if not path.stem.endswith("_sft")))
 def test_every_config_loads_and_a_typo_in_it_fails(name, tmp_path, capsys):
     path = ROOT / "config" / f"{name}.yaml"
     cfg = parse(Config, args=["--config", str(path)])

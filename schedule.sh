@@ -20,6 +20,7 @@ export PYTHON=${PYTHON:-python}
 trap 'case $? in 130 | 143) echo "to go on: $AGAIN" >&2 ;; esac' EXIT
 
 if [ "$MODEL" = out/toy_base ]; then "$PYTHON" data/toy.py; fi
+if [ "$MODEL" = out/search_base ]; then "$PYTHON" data/search.py; fi
 "$PYTHON" -m engine.schedule check  # every file and option that is read below, before the first token
 
 # In every evaluation the prompt names the last cap: the one that the pruned model is used with. Where tighter caps came

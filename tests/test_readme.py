@@ -92,7 +92,7 @@ def check_script(script: str, words: list[str]) -> None:
     assert (ROOT / script).is_file(), f"{script} does not exist"
     if script == "eval.py" and words[:1] == ["report"] or script == "reward.py":
         assert len(words) == (2 if script == "eval.py" else 1)
-    elif script == "data/toy.py" and words[:1] == ["stats"]:
+    elif script in ("data/toy.py", "data/search.py") and words[:1] == ["stats"]:
         assert words[1:]
     elif script == "data/gym.py":
         check_options("data.gym", words[1:])

@@ -38,7 +38,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))              # last: a neighbour's random.py is never taken
-from latex import NAME, Unread, compute, cut_unit, is_number, is_task, parts_of, readable, sides_of, symbolic, tidy  # noqa: E402
+from latex import NAME, Unread, compute, cut_unit, parts_of, readable, sides_of, symbolic, tidy, worked_out  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------ what others call
@@ -235,6 +235,8 @@ def same_relation(answer, gold, ask):
         return _same(answer.partition("=")[2], gold.partition("=")[2], ask)                             # both x = ...
     if signs != gold_signs or "=" in signs[1:]:
         return False
+    if signs == ["="] and any(map(worked_out, gold_sides)) and any(map(NAME.fullmatch, gold_sides)):
+        return any(all(_same(*pair, ask) for pair in zip(s, gold_sides)) for s in (sides, sides[::-1]))  # not 2x=10
     if not all(map(readable, sides + gold_sides)):    # words, say: then an inequality, side by side
         return signs[0] != "=" and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
     return all(ask(f"{sides[i]}{sign} {sides[i + 1]}", f"{gold_sides[i]}{sign} {gold_sides[i + 1]}")
@@ -243,7 +245,7 @@ def same_relation(answer, gold, ask):
 
 def same_formula(answer, gold, ask):
     """Where the gold is a number, 69-53+56 is no answer: it repeats the question, and the work is left to the grader."""
-    return False if is_number(gold) and is_task(answer) else same_value(answer, gold, ask)
+    return False if worked_out(gold) and worked_out(answer) is False else same_value(answer, gold, ask)
 
 
 def same_value(answer, gold, ask):

@@ -279,8 +279,8 @@ class Reader:
             if side_by_side and (touching or improper or self.next(r"\{")):
                 self.refuse()                         # (n-2)2 is a product, not so 20 5, x2, 20{5}, 1\frac{5}{2}
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
-                step = self.step if side_by_side and self.next(_NUMBER) and "^" in self.tokens[start:self.at] else self.join
-                start, value = self.at, step("*", value, self.power())       # 2^{3} 4 may stand
+                stands = side_by_side and self.next(_NUMBER) and "^" in self.tokens[start:self.at]            # 2^{3} 4
+                start, value = self.at, (self.step if stands else self.join)("*", value, self.power())
             elif self.take(r"/|\\div"):
                 dividend, start = self.tokens[first:self.at], self.at
                 value = self.join("/", value, self.power(), dividend)
@@ -409,17 +409,17 @@ _MIXED_SUM = re.compile(r"\d+\+\\frac\{(\d+)\}\{(\d+)\}")                  # 1+\
 def worked_out(text: str) -> bool | None:
     r"""True for a rational number, False where numbers are still to be added, multiplied or divided; else None.
 
-    >>> [worked_out(text) for text in ("-3.5", "3/2", r"2\times10^{-3}", "2^{3}", "5!", "69-53+56", "144/2", "1+1+x")]
+    >>> [worked_out(text) for text in ("-3.5", "3/2", r"2\times10^{-3}", "2^{3}", "5!", "69-53+56", "144/2", "6x/x")]
     [True, True, True, True, None, False, False, False]
     """
-    mixed = _MIXED_SUM.fullmatch(text)
-    if _SCIENTIFIC.fullmatch(text) or mixed and int(mixed[1]) < int(mixed[2]):
+    if _SCIENTIFIC.fullmatch(text) or (mixed := _MIXED_SUM.fullmatch(text)) and int(mixed[1]) < int(mixed[2]):
         return True
     try:
-        reader = Reader(text, {}, 0)
+        reader = Reader(text, dict.fromkeys("abcdefghjklmnopqrstuvwxyz", Fraction(7, 3)), 0)      # also 69x/x-53x/x
     except (Unread, ZeroDivisionError):
         return None
-    return False if reader.work else isinstance(reader.value, Fraction) and not re.search(r"!|\\binom", text) or None
+    rational = isinstance(reader.value, Fraction) and not re.search(r"!|\\binom|(?<![\\A-Za-z])[A-Za-z]", text)
+    return False if reader.work else rational or None
 
 
 def readable(text: str) -> bool:

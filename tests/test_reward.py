@@ -254,6 +254,7 @@ def test_a_number_must_be_worked_out(reward):
         \sqrt{5^2-3^2} # 4
         \log_2(3+5) # 3
         69-53+56+\sqrt[3]{0} # 72
+        69x/x+3x/x # 72
         7\times10^1\times10^1 # 700
         1+0.5 # 1\frac{1}{2}
         70+2 # 7.2\times10^1

@@ -279,8 +279,7 @@ class Reader:
             if side_by_side and (touching or improper or self.next(r"\{")):
                 self.refuse()                         # (n-2)2 is a product, not so 20 5, x2, 20{5}, 1\frac{5}{2}
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
-                stands = side_by_side and self.next(_NUMBER) and "^" in self.tokens[start:self.at]            # 2^{3} 4
-                start, value = self.at, (self.step if stands else self.join)("*", value, self.power())
+                start, value = self.at, self.join("*", value, self.power())
             elif self.take(r"/|\\div"):
                 dividend, start = self.tokens[first:self.at], self.at
                 value = self.join("/", value, self.power(), dividend)

@@ -18,8 +18,8 @@ Policy, where graders disagree (tests/test_reward.py has each line as a test):
   values. Brackets keep order and kind: (1,2) is not (2,1), [1,2] or 1,2. The parts of a union have no order.
 - An inequality equals only an inequality, never an interval or a number; 5 > x is x < 5; x \in [1,2] is [1,2].
 - x=5 is 5 but not y=5; in a chain every part must equal the gold: 26=25 is not 25. The letter i is the imaginary unit.
-- Equations are equal if one is a multiple of the other, but 2x=10 is not x=5: it is unsolved. One that holds always or
-  never equals nothing.
+- Equations are equal if one is a multiple of the other, but 2x=10 is not x=5, nor 2x<10 x<5: they are unsolved. One
+  that holds always or never equals nothing.
 - \log is \log_{10}. Numbers side by side are a product or nothing: 20(5) is 5(20), 20 5 is no number. What may be meant
   either way (1/2x, x2, \sin(x)^2, 20{5}) is compared as text.
 - A choice is its letter alone: (A), \text{A}, "A." are A. Words compare as words, case ignored; letters keep theirs.
@@ -225,7 +225,7 @@ def same_parts(answer, gold, ask):
 
 
 def same_relation(answer, gold, ask):
-    """x=5 is 5, but not y=5 or 2x=10; 26=25 is not 25. An inequality equals only an inequality."""
+    """x=5 is 5, but not y=5 or 2x=10; 26=25 is not 25. An inequality equals only one, x<5 only a solved one."""
     (sides, signs), (gold_sides, gold_signs) = sides_of(answer), sides_of(gold)
     if not signs and not gold_signs:
         return None
@@ -243,6 +243,8 @@ def same_relation(answer, gold, ask):
         return False
     if signs == ["="] and any(map(worked_out, gold_sides)) and re.search(r"(^|=)[A-Za-z](_\{\w+\})?(=|$)", gold):
         return any(all(_same(*pair, ask) for pair in zip(s, gold_sides)) for s in (sides, sides[::-1]))  # not 2x=10
+    if set(signs) <= {"<", r"\le"} and all(s.isalpha() or worked_out(s) for s in gold_sides):             # not 2x<10
+        return all(_same(*pair, ask) for pair in zip(sides, gold_sides))
     if not all(map(readable, sides + gold_sides)):    # words, say: then an inequality, side by side
         return signs[0] != "=" and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
     return all(ask(f"{sides[i]}{sign} {sides[i + 1]}", f"{gold_sides[i]}{sign} {gold_sides[i + 1]}")

@@ -32,16 +32,17 @@ _CURRENCY = r"\\(\$|euro|pounds|yen)(?![A-Za-z]) ?"
 
 
 def _mixed(found: re.Match) -> str:
-    r"""1\frac{1}{2} is a sum; 20\frac{5}{1} is no mixed number."""
-    whole, above, below = found.groups()
-    return rf"({whole}+\frac{{{above}}}{{{below}}})" if int(above) < int(below) else found[0]
+    r"""1\frac{1}{2} is \frac{3}{2}; 20\frac{5}{1} is no mixed number."""
+    whole, above, below = map(int, found.groups())
+    return rf"\frac{{{whole * below + above}}}{{{below}}}" if above < below else found[0]
 
 
 def _repeating(found: re.Match) -> str:
     r"""0.1\overline{6} is (16 - 1) / 90."""
     whole, places, cycle = found.groups()
     above = int(whole + places + cycle) - int(whole + places or 0)
-    return rf"\frac{{{above}}}{{{10 ** len(places) * (10 ** len(cycle) - 1)}}}"
+    value = Fraction(above, 10 ** len(places) * (10 ** len(cycle) - 1))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}" if value.denominator > 1 else str(value)
 
 
 def _mark_unit(found: re.Match) -> str:
@@ -84,12 +85,12 @@ RULES = [(re.compile(old), new, before, after) for old, new, before, after in [
     (r"(\\text\{[^{}]*\}|\\[A-Za-z]+ +(?=[A-Za-z])|\d +(?=\.?\d)|[A-Za-z]{2,} +(?=[A-Za-z]{2}))| ", r"\1",
      r"\pi r - 2 x", r"\pi r-2x"),
     (r"(?<![^,({=])\\text\{([^{}]*)\}(?![^,)}=])", r"\1", r"(\text{B})", "(B)"),
-    (r"(\d*)\.(\d*)\\overline\{(\d+)\}(?!\d)", _repeating, r"0.1\overline{6}", r"\frac{15}{90}"),
+    (r"(\d*)\.(\d*)\\overline\{(\d+)\}(?!\d)", _repeating, r"0.1\overline{6}", r"\frac{1}{6}"),
     (r"\\frac ?(\w|\\pi)", r"\\frac{\1}", r"\frac12", r"\frac{1}2"),
     (r"(\\frac\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})(\w|\\pi)", r"\1{\2}", r"\frac{1}2", r"\frac{1}{2}"),
     (r"(?<!\\)\|([^|]+)\|", r"\\abs(\1)", "|x|", r"\abs(x)"),
-    (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed, r"-1\frac{1}{2}", r"-(1+\frac{1}{2})"),
-    (r"(?<![\w.)}\]])(\d+) (\d+)/(\d+)(?!\d)", _mixed, "1 1/2", r"(1+\frac{1}{2})"),
+    (r"(?<![\w.)}\]])(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed, r"-1\frac{1}{2}", r"-\frac{3}{2}"),
+    (r"(?<![\w.)}\]])(\d+) (\d+)/(\d+)(?!\d)", _mixed, "1 1/2", r"\frac{3}{2}"),
     (r"\\(sqrt|pmod) ?(\d+)", r"\\\1{\2}", r"\sqrt20", r"\sqrt{20}"),
     (r"([_^]) ?(-?\d+(?:\.\d+)?|-?\.\d+|[A-Za-z]|\\[a-z]+(?![a-z{]))", r"\1{\2}", "x^1.5", "x^{1.5}"),
     (r"^(?:\{(\w+)\}|\((\w+)\)|\\text\{(\w+)\})(?=_\{\d+\}$)", r"\1\2\3", "(52)_{8}", "52_{8}"),
@@ -230,11 +231,7 @@ def compute(text: str, letters: dict | None = None, digits: int = 0):
     >>> compute(r"2^{3}-\frac{1}{3}"), compute(r"2x+\sqrt{3}"), compute("x", {"x": Fraction(5)})
     (Fraction(23, 3), None, Fraction(5, 1))
     """
-    if max(_depths(text), default=99) > 12 or _DERIVATIVE.search(text):
-        raise Unread
-    reader = Reader(text, letters or {}, digits)
-    value = reader.sum()
-    return value if reader.at == len(reader.tokens) - 1 else reader.refuse()
+    return Reader(text, letters or {}, digits).value
 
 
 class Reader:
@@ -242,7 +239,11 @@ class Reader:
 
     def __init__(self, text: str, letters: dict, digits: int):
         self.tokens, self.at, self.letters = [*_TOKEN.findall(text), ""], 0, letters
-        self.step = functools.partial(step_of, digits)
+        self.step, self.work = functools.partial(step_of, digits), False       # work: numbers to be added, say
+        if max(_depths(text), default=99) > 12 or _DERIVATIVE.search(text):
+            raise Unread
+        self.value = self.sum()
+        self.at == len(self.tokens) - 1 or self.refuse()
 
     def next(self, pattern: str) -> bool:
         return re.fullmatch(pattern, self.tokens[self.at]) is not None
@@ -256,14 +257,21 @@ class Reader:
     def refuse(self):
         raise Unread
 
+    def join(self, sign: str, x, y, dividend=()):
+        r"""Two numbers that are joined are work. A fraction like 3/2 is none, but 144/2 is; 7!/16 may stand."""
+        if isinstance(x, Fraction) and isinstance(y, Fraction):
+            fraction = sign == "/" and r"\div" not in dividend and x.denominator == y.denominator == 1
+            self.work |= not fraction or x % y == 0 and not {"!", r"\binom"} & set(dividend)
+        return self.step(sign, x, y)
+
     def sum(self):
         value = self.product()
         while sign := self.take("[+-]"):
-            value = self.step(sign, value, self.product())
+            value = self.join(sign, value, self.product())
         return value
 
     def product(self):
-        start, value = self.at, self.power()
+        first, start, value = self.at, self.at, self.power()
         while True:
             before, side_by_side = self.tokens[self.at - 1], self.next(_FACTOR)
             touching = self.next(_NUMBER) and (before not in ")}!" or self.tokens[start] == "{")
@@ -271,9 +279,10 @@ class Reader:
             if side_by_side and (touching or improper or self.next(r"\{")):
                 self.refuse()                         # (n-2)2 is a product, not so 20 5, x2, 20{5}, 1\frac{5}{2}
             if side_by_side or self.take(r"\*|\\cdot|\\times"):
-                start, value = self.at, self.step("*", value, self.power())
+                start, value = self.at, self.join("*", value, self.power())
             elif self.take(r"/|\\div"):
-                start, value = self.at, self.step("/", value, self.power())
+                dividend, start = self.tokens[first:self.at], self.at
+                value = self.join("/", value, self.power(), dividend)
                 if self.next(_FACTOR):                # 1/2x may be meant either way
                     self.refuse()
             else:
@@ -307,7 +316,9 @@ class Reader:
         if re.fullmatch(r"\\sqrt(\[\d\])?", token):
             return self.step("root", self.argument(), Fraction(token[6:-1] or 2))
         if token in (r"\frac", r"\binom"):
-            return self.step(token[1:], self.argument(), self.argument())
+            start, x = self.at, self.argument()
+            above, y = self.tokens[start:self.at], self.argument()
+            return self.join("/", x, y, above) if token == r"\frac" else self.step("binom", x, y)
         self.refuse()
 
     def function(self, name: str):
@@ -349,6 +360,9 @@ def step_of(digits: int, name: str, *numbers):
             raise Unread
         if power:
             return numbers[0] ** whole[-1]
+        root = name == "root" and numbers[1] == 2 and Fraction(*map(math.isqrt, abs(numbers[0]).as_integer_ratio()))
+        if root and root ** 2 == numbers[0]:          # \sqrt{16}
+            return root
         if name in ("!", "binom") and len(whole) == len(numbers) and 0 <= min(whole) and max(whole) < 1000:
             return Fraction(math.factorial(*whole) if name == "!" else math.comb(*whole))
         if name in _ARITHMETIC or name in _ROUNDING:
@@ -387,26 +401,24 @@ def _float(x, digits: int):
     return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
-_NOTATION = re.compile(r"(?:\\times|\\cdot|\*)10\^\{-?\d+\}|(?:(?<=\()|^)\d+\+(?=\\frac\{\d+\}\{\d+\}(?:\)|$))")
-_WORK = re.compile(r"[\d.)}!](?:[+*(-]|\\cdot|\\times|\\div)|\}\\frac")
+_SCIENTIFIC = re.compile(r"[+-]?[\d.]+(\\times|\\cdot|\*)10\^\{-?\d+\}")
+_MIXED_SUM = re.compile(r"\d+\+\\frac\{(\d+)\}\{(\d+)\}")                  # 1+\frac{1}{2}: there is nothing to add
 
 
-def is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?|[+-]?\\frac\{-?\d+\}\{\d+\}", text) is not None
+def worked_out(text: str) -> bool | None:
+    r"""True for a rational number, False where numbers are still to be added, multiplied or divided; else None.
 
-
-def is_task(text: str) -> bool:
-    r"""Whether a tidy text still asks for sums, differences or products of rational numbers.
-
-    Mixed numbers, powers of ten and fractions are numbers as they are written; so are powers, factorials and binomials.
-
-    >>> [is_task(text) for text in ("69-53+56", r"\frac{3+4}{2}", "-3.5", r"2\times10^{-3}", r"(1+\frac{1}{2})", "x+1")]
-    [True, True, False, False, False, False]
+    >>> [worked_out(text) for text in ("-3.5", "3/2", r"2\times10^{-3}", "2^{3}", "5!", "69-53+56", "144/2", "6x/x")]
+    [True, True, True, True, None, False, False, False]
     """
+    if _SCIENTIFIC.fullmatch(text) or (mixed := _MIXED_SUM.fullmatch(text)) and int(mixed[1]) < int(mixed[2]):
+        return True
     try:
-        return _WORK.search(_NOTATION.sub("", text)) is not None and isinstance(compute(text), Fraction)
+        reader = Reader(text, dict.fromkeys("abcdefghjklmnopqrstuvwxyz", Fraction(7, 3)), 0)      # also 69x/x-53x/x
     except (Unread, ZeroDivisionError):
-        return False
+        return None
+    rational = isinstance(reader.value, Fraction) and not re.search(r"!|\\binom|(?<![\\A-Za-z])[A-Za-z]", text)
+    return False if reader.work else rational or None
 
 
 def readable(text: str) -> bool:

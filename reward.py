@@ -9,15 +9,18 @@ and the command:
 Policy, where graders disagree (tests/test_reward.py has each line as a test):
 - Only the last balanced \boxed{} after the last </think> counts. A cut box, a box in thinking or \fbox is no answer.
 - Numbers compare exactly: 025 = +25. = 25.0, 1,234 = 1\,234 = 1234, 0.5 = 1/2, 0.\overline{6} = 2/3, 1\frac12 = 1.5
-  (a mixed number), 3e8 = 3 \times 10^8, but 0.333 is not 1/3. Arithmetic with the gold's value is right: 7!/16 = 315.
+  (a mixed number), 3e8 = 3 \times 10^8, but 0.333 is not 1/3.
+- Where the gold is a number, nothing may be left to work out: 69-53+56, 8(9), 144/2 and 2^3+1 are wrong, whatever their
+  value. An unreduced fraction (10/12), a power, a root, a binomial and 7!/16 may stand.
 - A unit, percent or currency sign may be left out; given on both sides it must agree. 10\% is 10, never 0.1.
 - A base subscript must stand there and agree: 52_8 = (52)_8 is neither 52_9 nor 52.
 - "1,2", "1 and 2", \{1,2\} are one unordered list of exactly the gold's length ("4 or 5" is not 4); a \pm b is two
   values. Brackets keep order and kind: (1,2) is not (2,1), [1,2] or 1,2. The parts of a union have no order.
 - An inequality equals only an inequality, never an interval or a number; 5 > x is x < 5; x \in [1,2] is [1,2].
 - x=5 is 5 but not y=5; in a chain every part must equal the gold: 26=25 is not 25. The letter i is the imaginary unit.
-- Equations are equal if one is a multiple of the other. One that holds always or never equals nothing.
-- \log is \log_{10}. Numbers side by side are a product or nothing: 20(5) is 100, 20 5 is no number. What may be meant
+- Equations are equal if one is a multiple of the other, but 2x=10 is not x=5, nor 2x<10 x<5: they are unsolved. One
+  that holds always or never equals nothing.
+- \log is \log_{10}. Numbers side by side are a product or nothing: 20(5) is 5(20), 20 5 is no number. What may be meant
   either way (1/2x, x2, \sin(x)^2, 20{5}) is compared as text.
 - A choice is its letter alone: (A), \text{A}, "A." are A. Words compare as words, case ignored; letters keep theirs.
 - What latex.py does not understand to the last sign is text: derivatives, sums, code, rare Unicode.
@@ -38,7 +41,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))              # last: a neighbour's random.py is never taken
-from latex import NAME, Unread, compute, cut_unit, is_number, is_task, parts_of, readable, sides_of, symbolic, tidy  # noqa: E402
+from latex import NAME, Unread, compute, cut_unit, parts_of, readable, sides_of, symbolic, tidy, worked_out  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------ what others call
@@ -142,6 +145,9 @@ def same_answer(answer: str | None, gold: str, ask=None) -> bool:
     if not answer or gold is None:
         return False
     gold = extract_answer(str(gold), thinking=False) or str(gold)
+    if gold.strip().startswith("countdown:"):         # any sum that reaches the target
+        from arithmetic import reaches
+        return reaches(answer, gold)
     if answer.strip() == gold.strip():
         return True
     if len(answer) > 2000 or len(gold) > 2000:
@@ -219,7 +225,7 @@ def same_parts(answer, gold, ask):
 
 
 def same_relation(answer, gold, ask):
-    """x=5 is 5, but not y=5; 26=25 is not 25. An inequality equals only an inequality."""
+    """x=5 is 5, but not y=5 or 2x=10; 26=25 is not 25. An inequality equals only one, x<5 only a solved one."""
     (sides, signs), (gold_sides, gold_signs) = sides_of(answer), sides_of(gold)
     if not signs and not gold_signs:
         return None
@@ -235,6 +241,10 @@ def same_relation(answer, gold, ask):
         return _same(answer.partition("=")[2], gold.partition("=")[2], ask)                             # both x = ...
     if signs != gold_signs or "=" in signs[1:]:
         return False
+    if signs == ["="] and any(map(worked_out, gold_sides)) and re.search(r"(^|=)[A-Za-z](_\{\w+\})?(=|$)", gold):
+        return any(all(_same(*pair, ask) for pair in zip(s, gold_sides)) for s in (sides, sides[::-1]))  # not 2x=10
+    if set(signs) <= {"<", r"\le"} and all(s.isalpha() or worked_out(s) for s in gold_sides):             # not 2x<10
+        return all(_same(*pair, ask) for pair in zip(sides, gold_sides))
     if not all(map(readable, sides + gold_sides)):    # words, say: then an inequality, side by side
         return signs[0] != "=" and all(_same(a, g, ask) for a, g in zip(sides, gold_sides))
     return all(ask(f"{sides[i]}{sign} {sides[i + 1]}", f"{gold_sides[i]}{sign} {gold_sides[i + 1]}")
@@ -242,8 +252,8 @@ def same_relation(answer, gold, ask):
 
 
 def same_formula(answer, gold, ask):
-    """Where the gold is a number, 69-53+56 is no answer: it repeats the question, and the work is left to the grader."""
-    return False if is_number(gold) and is_task(answer) else same_value(answer, gold, ask)
+    """Where the gold is a number, 69-53+56 is no answer: it repeats the question and leaves the work to the grader."""
+    return False if worked_out(gold) and worked_out(answer) is False else same_value(answer, gold, ask)
 
 
 def same_value(answer, gold, ask):
@@ -342,9 +352,6 @@ if hasattr(os, "register_at_fork"):                   # Windows does not fork
 @functools.lru_cache(maxsize=1 << 14)                 # rollouts of a group repeat their answers
 def _decide(answer: str | None, gold: str | None) -> bool:
     """Only what needs formulas goes to a worker, and then as a whole, so that one deadline holds for all its parts."""
-    if answer and gold and gold.startswith("countdown:"):                # any sum that reaches the target
-        from arithmetic import reaches
-        return reaches(answer, gold)
     asked = []
     try:
         correct = same_answer(answer, gold, lambda *pair: asked.append(pair))

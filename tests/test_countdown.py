@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 import arithmetic  # noqa: E402
 import countdown  # noqa: E402
 from engine.problems import load_problems  # noqa: E402
-from reward import compute_score, grade, is_correct  # noqa: E402
+from reward import compute_score, grade, is_correct, same_answer  # noqa: E402
 
 GOLD = "countdown: 3 5 7 -> 22"
 
@@ -114,6 +114,7 @@ def test_the_verdict_is_that_of_the_last_box_after_the_thought():
     right = "3*5 = 15. \\boxed{1}</think> So \\boxed{(3*5)+7}."
     assert is_correct(right, GOLD) and compute_score("", right, GOLD) == 1.0
     assert not is_correct("\\boxed{3*5+7}</think> So \\boxed{22}.", GOLD) and not is_correct("\\boxed{3*5+7}", GOLD)
+    assert same_answer("3*5+7", f" {GOLD}") and not same_answer(GOLD, GOLD)
 
 
 # ---------------------------------------------------------------- the files

@@ -239,7 +239,43 @@ def test_a_number_must_be_worked_out(reward):
         \binom{5}{2} ~ 10
         2^{3}\cdot 3^{2} ~ 3^2 \cdot 2^3
         (72) ~ 72
-        x+1+2 ~ x+3""")
+        x+1+2 ~ x+3
+        144/2 # 72
+        -\frac{144}{-2} # 72
+        \frac{7}{2} ~ 3.5
+        \frac{\frac{1}{2}}{\frac{1}{3}} # 1.5
+        3+\frac{15}{5} # 6
+        1+\frac{1}{2} ~ 1.5
+        2^{3}+1 # 9
+        2^3 ~ 2+6
+        3!2! # 12
+        (8)9 # 72
+        \sqrt{9}+\sqrt{16} # 7
+        \sqrt{5^2-3^2} # 4
+        \log_2(3+5) # 3
+        69-53+56+\sqrt[3]{0} # 72
+        69x/x+3x/x # 72
+        7\times10^1\times10^1 # 700
+        1+0.5 # 1\frac{1}{2}
+        70+2 # 7.2\times10^1
+        2+2 # 2^2
+        (8/2,2) # (4,2)
+        8/2\text{ cm} # 4
+        -(2\frac{3}{4}) ~ -2.75
+        2\frac{3}{4}\text{ cups} ~ 2.75""")
+
+
+def test_an_equation_that_gives_a_number_must_be_solved(reward):
+    check(reward, r"""
+        2x+3=13 # x=5
+        x-5=0 # x=5
+        x=4+1 # x=5
+        y=5 # x=5
+        5=x ~ x=5
+        x=\frac{10}{2}=5 ~ x=5
+        x=\frac12 ~ 0.5=x
+        2xy=12 ~ xy=6
+        b+a=7 ~ a+b=7""")
 
 
 def test_a_common_unicode_character_is_its_latex_a_rare_one_is_nothing(reward):

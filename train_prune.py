@@ -163,6 +163,10 @@ def check_options(cfg: Config) -> None:
         die(f"--group {cfg.group} must be at least 2: the advantage compares rollouts of one problem")
     if cfg.resample_dead < 0:
         die(f"--resample_dead {cfg.resample_dead} must be at least 0")
+    if cfg.sample_tokens < 0:
+        die(f"--sample_tokens {cfg.sample_tokens} must be at least 0")
+    if cfg.sample_tokens and cfg.lr_schedule == "cosine":
+        die("--sample_tokens ends the round at a step that is not known before: take --lr_schedule constant with it")
     if cfg.keep_shortest and not 2 <= cfg.keep_shortest <= cfg.group:
         die(f"--keep_shortest {cfg.keep_shortest} must be 0, or from 2 to --group {cfg.group}")
     for name in ("problems_per_step", "steps", "checkpoint_every", "eval_samples", "reference_samples", "eval_cap",

@@ -25,6 +25,7 @@ from analysis.evaluations import Evaluation
 from analysis.metrics import kinds_of
 from analysis.stats import point, powers
 from analysis.tables import num, table
+from engine.files import die
 
 FILE, HEADING, FOLDERS = "votes.json", "Several answers to one question", (1, 2)
 
@@ -99,6 +100,8 @@ def ways(side: Evaluation, m: int) -> dict[str, list[tuple[int, np.ndarray]]]:
 
 
 def analyse(sides: list[Evaluation], cfg: Config) -> dict:
+    if cfg.m < 1:
+        die(f"--m {cfg.m} must be at least 1")
     result = {"m": cfg.m, "rows": []}
     for name, side in zip("AB", sides):
         for way, points in ways(side, cfg.m).items():

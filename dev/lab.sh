@@ -47,6 +47,6 @@ reference() {  # the base on the validation problems, once for all
 all() {  # all NAME...: the functions of these names for each seed, one thread each and several at a time
     export -f quietly measure rl sft answers "$@"
     for seed in $SEEDS; do for name in "$@"; do echo "$seed $name"; done; done |
-        OMP_NUM_THREADS=1 xargs -P "$JOBS" -L 1 bash -c \
+        OMP_NUM_THREADS=1 xargs -r -P "$JOBS" -L 1 bash -c \
             'set -euo pipefail; export SEED=$0; started=$SECONDS; "$1"; echo "$1, seed $SEED: $((SECONDS - started)) s"'
 }

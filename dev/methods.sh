@@ -32,7 +32,7 @@ auto() {  # measured caps: a whole schedule, whose rounds have a third of the to
     mkdir -p "$run"
     grep -v '^steps:\|^checkpoint_every:\|^caps:' "$CONFIG" > "$run.yaml"
     printf 'steps: 1000\ncheckpoint_every: 1000\ncaps: auto\nsample_tokens: %s\n' "$((BUDGET / 3))" >> "$run.yaml"
-    [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" OUT="$run/run" bash schedule.sh
+    [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" CAPS=auto OUT="$run/run" bash schedule.sh
     mkdir -p "$OUT/seed$SEED/auto"
     for path in "$run"/run/cap*/done; do
         ln -sfn "$(realpath -- "$(dirname -- "$path")")" "$OUT/seed$SEED/auto/$(basename -- "$(dirname -- "$path")")"
@@ -96,7 +96,7 @@ forced() {  # budget forcing of the base
 
 OTHERS="one_shot auto dler da_dler dot gfpo kimi efficient shorterbetter gr3 l1_max laser shortest merged forced"
 METHODS=${METHODS:-rounds $OTHERS}
-export -f weighted
+export -f weighted like_dler
 [ -d "$MODEL" ] || "$PYTHON" data/search.py
 reference
 all base

@@ -163,13 +163,18 @@ def left(cfg, number: int, history: list[Step], reference: dict) -> tuple[float,
     asked = reference.get("seconds", 0) * cfg.eval_samples / max(1, reference.get("n_samples", 1))
     check = seen[-1] if seen else asked
     again = AGAIN * check * cfg.confirm_samples / cfg.eval_samples
-    due = sum(n % cfg.checkpoint_every == 0 or n == cfg.steps for n in range(number, cfg.steps + 1))
-    seconds = step * (cfg.steps - number) + check * due + again
-    words = f"left of this round, as measured so far: {cfg.steps - number} steps of {step:.0f} s, {due} validations of "
+    last = cfg.steps
+    if cfg.sample_tokens:
+        tokens = [s.length * s.batches * cfg.problems_per_step * cfg.group for s in history]
+        missing = max(0, cfg.sample_tokens - sum(tokens))
+        last = min(last, number + math.ceil(missing / max(1, mean(tokens[-20:]))))
+    due = sum(n % cfg.checkpoint_every == 0 or n == last for n in range(number, last + 1))
+    seconds = step * (last - number) + check * due + again
+    words = f"left of this round, as measured so far: {last - number} steps of {step:.0f} s, {due} validations of "
     words += f"{check:.0f} s, {again:.0f} s to measure again: {seconds / 3600:.1f} h"
     caps = [int(cap) for cap in str(cfg.caps).split() if cap.isdigit()]
     if later := caps[caps.index(cfg.cap) + 1 :] if cfg.cap in caps else []:
-        every = check * math.ceil(cfg.steps / cfg.checkpoint_every) + again
-        then = sum(step * cfg.steps * cap / cfg.cap + every for cap in later)
+        every = check * math.ceil(last / cfg.checkpoint_every) + again
+        then = sum(step * last * cap / cfg.cap + every for cap in later)
         words += f"; the rounds to come, {' '.join(map(str, later))}: {then / 3600:.1f} h; tests are not counted"
     return seconds, words

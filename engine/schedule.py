@@ -285,6 +285,7 @@ if __name__ == "__main__":
         if found["CAPS"].endswith("auto") and sys.argv[1:] != ["bash", "schedule.sh"]:
             die(f'CAPS="{found["CAPS"]}": only schedule.sh measures caps: give them all')
         open_folder(found, config_options, fresh=os.environ.get("FRESH", "0") == "1")
+        found, _ = read_settings(dict(os.environ))  # again: a folder that was moved away names no cap
         given = [f"{k}={shlex.quote(os.environ[k])}" for k in FROM_SHELL if os.environ.get(k)]
         again = {"SCHEDULE": "open", "FRESH": "0", "AGAIN": " ".join([*given, "bash schedule.sh"])}
         os.execvpe(sys.argv[1], sys.argv[1:], os.environ | found | again)

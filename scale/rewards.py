@@ -66,7 +66,7 @@ def needs_group(reward_of: Callable, cap: int, row: dict) -> bool:
 
 def refuse_own_steps(cfg) -> None:
     """Exits with status 2 where the run asks for what train_prune.py alone does in a step: the engines have theirs."""
-    for name in ("resample_dead", "keep_shortest"):
+    for name in ("resample_dead", "keep_shortest", "sample_tokens"):
         if value := getattr(cfg, name):
             die(f"--{name} {value} is not handed to TRL or verl: use train_prune.py")
     if cfg.loss != "policy_loss":

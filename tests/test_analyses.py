@@ -435,3 +435,9 @@ def test_perplexity_has_like_lengths_together_and_never_all_logits_at_once(polic
     monkeypatch.setattr(policies, "float_logits", lambda head, x: sizes.append(len(x)) or logits(head, x))
     perplexity.response_nll(model, [[1] * n for n in (3, 40, 4, 39)], [1] * 4, tokens_per_batch=80, chunk=16)
     assert widths == [(2, 40), (2, 4)] and max(sizes) == 16 and sum(sizes) == 39 + 38 + 3 + 2
+
+
+def test_a_vote_of_no_answers_is_refused():
+    with pytest.raises(SystemExit) as stopped:
+        votes.analyse([], votes.Config(m=0))
+    assert stopped.value.code == 2

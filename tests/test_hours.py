@@ -156,6 +156,12 @@ def test_what_is_left_counts_steps_validations_and_measuring_again():
     assert left(1)[0] == 39 * 10 + 2 * 20 + 2 * 80
 
 
+def test_a_round_that_ends_by_its_sampled_tokens_has_fewer_steps_left():
+    cfg = options(steps=40, eval_samples=4, confirm_samples=0, problems_per_step=2, group=4, sample_tokens=2400)
+    steps = [dataclasses.replace(step, length=50.0, batches=2) for step in history(1)]  # 800 tokens a step
+    assert hours.left(cfg, 1, steps, {})[0] == 2 * 10
+
+
 def test_a_validation_that_is_due_now_is_still_to_come():
     assert left(20)[0] - left(21)[0] == 10 + 20
 

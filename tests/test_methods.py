@@ -1,13 +1,24 @@
 """Methods side by side. Run: python -m pytest tests/test_methods.py"""
+import dataclasses
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import eval
+import export
+import sample
+import sft
+import train_prune
 from analysis import methods
 from analysis.methods import Config
 from analysis.stats import two_way
+from conftest import ROOT
+from engine.files import parse
 from test_plot import rollout, save
 
 P = 6
@@ -108,3 +119,44 @@ def test_seeds_that_disagree_widen_the_error():
     apart = problems + np.array([[-0.2], [0.0], [0.2]])
     assert two_way(apart)["se"] > 1.2 * two_way(problems)["se"]
     assert two_way(problems[:1])["se"] == pytest.approx(problems[0].std(ddof=1) / 20**0.5)
+
+
+STUB = r"""#!/usr/bin/env bash
+set -eu
+[ "$1" != -c ] || { echo 130; exit; }
+{ printf '%s\037' "$@"; echo "${CAPS:-}"; } >> "$CALLS"
+name=$1; [ "$1" != -m ] || name=$2
+out=""
+while [ $# -gt 0 ]; do case $1 in --out_dir | --out) out=$2 ;; esac; shift; done
+case $name in
+    eval.py) mkdir -p "$out"; echo '{"mean_tokens": 130}' > "$out/eval.json" ;;
+    train_prune.py | sft.py) mkdir -p "$out"; echo "$out/final" > "$out/selected"; touch "$out/done" ;;
+    sample.py) touch "$out" ;;
+    export.py) mkdir -p "$out" ;;
+    engine.schedule) mkdir -p "$OUT/cap90"; touch "$OUT/summary.md" "$OUT/cap90/done"; echo x > "$OUT/cap90/selected" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("chosen", ["", "rounds"])
+def test_every_command_of_methods_sh_has_options_that_its_script_knows(tmp_path, chosen):
+    model, stub, calls = tmp_path / "base", tmp_path / "python", tmp_path / "calls"
+    model.mkdir()
+    (model / "train.jsonl").write_text("{}\n" * 9)
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    own = {"PYTHON": stub, "OUT": tmp_path / "out", "MODEL": model, "CALLS": calls, "SEEDS": 0, "JOBS": 1}
+    own |= {"METHODS": chosen} if chosen else {}
+    env = os.environ | {name: str(value) for name, value in own.items()}
+    ran = subprocess.run(["bash", "dev/methods.sh"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    kinds = {"train_prune.py": train_prune, "sft.py": sft, "eval.py": eval, "sample.py": sample, "export.py": export}
+    done = set()
+    for *words, caps in (line.split("\x1f") for line in calls.read_text().splitlines()):
+        if words[0] in kinds:
+            cfg = parse(kinds[words[0]].Config, words[1:], also="train_prune")
+            done.add(Path(cfg.out_dir).parent.name if words[0] == "train_prune.py" else words[0])
+            if words[0] == "train_prune.py":
+                train_prune.check_options(dataclasses.replace(cfg, reference="", init_adapter=""))
+        assert "engine.schedule" not in words or caps == "auto"
+    assert done >= ({"rounds"} if chosen else {"rounds", "dler", "da_dler", "gfpo", "dot", "laser", "sft.py", "export.py"})

@@ -306,6 +306,7 @@ def test_verl_refuses_a_key_that_it_does_not_have():
         (verl_keys, {"advantage": "batch"}, "take group or center, or TRL"),
         (verl_keys, {"keep_shortest": 2}, "--keep_shortest 2 is not handed to"),
         (trl_prune, {"resample_dead": 1}, "--resample_dead 1 is not handed to"),
+        (trl_prune, {"sample_tokens": 9}, "--sample_tokens 9 is not handed to"),
         (trl_prune, {"reward": "dot"}, "--reward dot: alpha is 2.0: with 4 rollouts"),
         (verl_keys, {"problems_per_step": 9}, "exceeds the 8 problems"),
     ],

@@ -343,6 +343,14 @@ def test_fresh_moves_the_run_folder_and_nothing_else(script):
     assert code == 2 and "no run folder" in text and [p.name for p in (script.home / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_a_fresh_run_does_not_name_the_cap_of_the_one_before(script):
+    (script.home / "run" / "base").mkdir(parents=True)
+    (script.home / "run" / "schedule.yaml").write_text("{}")
+    (script.home / "run" / "base" / "eval.json").write_text('{"prompt_cap": 31}')
+    code, text, calls = script(OUT="run", FRESH="1", CAPS="20")
+    assert code == 0 and {a for c in calls for a in c if a.startswith("--prompt_cap")} == {"--prompt_cap=20"}, text
+
+
 @pytest.mark.parametrize("status", ["130", "143"])
 def test_a_round_that_was_stopped_stops_the_schedule_with_its_status(script, status):
     code, text, calls = script(OUT="run", EXIT=status)

@@ -478,6 +478,8 @@ def test_it_learns_what_it_is_paid_for(cfg, tmp_path, monkeypatch):
         ({"reference": "./nowhere.json"}, "--reference ./nowhere.json"),
         ({"cap": 5000}, "context of 4096"),
         ({"resample_dead": -1}, "--resample_dead -1"),
+        ({"sample_tokens": -1}, "--sample_tokens -1"),
+        ({"sample_tokens": 9, "lr_schedule": "cosine"}, "--lr_schedule constant"),
         ({"keep_shortest": 1}, "--keep_shortest 1"),
         ({"keep_shortest": 5}, "from 2 to --group 4"),
         ({"reward": "dot", "reward_options": {"alpha": 1.5}}, "--reward dot: alpha is 1.5: with 4 rollouts"),

@@ -1,7 +1,7 @@
 """Countdown: is this text a sum over + - * / and brackets that uses these numbers once each and reaches the target?
 
 The text is a model's, so it is read here sign by sign, with exact fractions: no eval, no library for formulas.
-reward.py asks `reaches` where a problem's answer is written as "countdown: 3 5 7 -> 22"; data/countdown.py writes such problems.
+reward.py asks `reaches` where a problem's answer is written as "countdown: 3 5 7 -> 22", as data/countdown.py does.
 """
 
 import functools

@@ -41,7 +41,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))              # last: a neighbour's random.py is never taken
-from latex import NAME, Unread, compute, cut_unit, parts_of, readable, sides_of, symbolic, tidy, worked_out  # noqa: E402
+from latex import NAME, Unread, compute, cut_unit, parts_of, readable, sides_of, symbolic, tidy, worked_out  # noqa
 
 
 # ------------------------------------------------------------------------------------------ what others call

@@ -133,6 +133,7 @@ def next_cap(rows: list[dict], last: int, percentile: float) -> dict:
         said += f", the bounds are {least} and {most}"
     ended = sum(row["finished"] and row["n_tokens"] <= cap for row in rows) / len(rows)
     numbers = {"percentile": percentile, "length": length, "right": len(right), "rollouts": len(rows), "ended": ended}
+    numbers["tokens"] = sum(row["n_tokens"] for row in rows)
     said += f"; {percent(ended)} of {len(rows)} rollouts end within {cap}"
     if ended < ENDED:
         return {"cap": None, "why": f"no next cap: {said}, not {percent(ENDED)}"} | numbers

@@ -298,7 +298,8 @@ def train(r: Round) -> str:
     cfg, folder = r.cfg, r.folder
     first_step, micro_tokens = folder.last_step + 1, cfg.tokens_per_micro_batch
     # A round that was stopped in the middle of a validation has its step, and not yet its checkpoint.
-    if folder.resume and folder.resume.name.startswith("last") and checkpoint_due(folder.last_step, cfg, folder.history):
+    stopped = folder.resume and folder.resume.name.startswith("last")
+    if stopped and checkpoint_due(folder.last_step, cfg, folder.history):
         validate(r)
     for number in range(first_step, cfg.steps + 1):
         if cfg.stop_on_collapse and (found := alarms.collapse(folder.history)):

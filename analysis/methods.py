@@ -65,7 +65,7 @@ class Point(NamedTuple):
 
 
 def sampled_tokens(folder: Path) -> int:
-    """Tokens that were sampled to make a run: its own steps, its teacher's answers, and the run that it began from."""
+    """Tokens that were sampled to make a run: its steps, its teacher's answers, measured caps, the run it began from."""
     if not (folder / "config.yaml").is_file():
         return 0
     cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -79,6 +79,10 @@ def sampled_tokens(folder: Path) -> int:
     for source in filter(None, str(cfg.get("data") or "").split(",")):  # of sft.py
         total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source.strip())))
     before = Path(cfg.get("init_adapter") or "")
+    measured = [folder / "selection.json", *([] if before.name else [folder.parent / "first_cap.json"])]
+    for path in filter(Path.is_file, measured):  # caps: auto
+        found = read_json(path)
+        total += found.get("next_cap", found).get("tokens", 0)
     return round(total) + (sampled_tokens(before.parent) if before.name else 0)
 
 
@@ -160,7 +164,8 @@ def analyse(points: list[Point], cfg: Config) -> dict:
     result = {"against": cfg.against if rival else "", "rows": [row_of(point, base, rival) for point in points]}
     if cfg.by:
         kinds = groups_of(base.sides[0], cfg.by)
-        result["by"] = {"column": cfg.by, "problems": {name: int(keep.sum()) for name, keep in kinds.items()}, "rows": []}
+        sizes = {name: int(keep.sum()) for name, keep in kinds.items()}
+        result["by"] = {"column": cfg.by, "problems": sizes, "rows": []}
         for point in points:
             cells = {name: {"tokens": two_way(point.tokens[:, keep]), "pass@1": two_way(point.right[:, keep])}
                      for name, keep in kinds.items()}  # fmt: skip
@@ -187,9 +192,12 @@ def show(result: dict) -> list[str]:
     if by := result.get("by"):
         names = list(by["problems"])
         for what, digits, scale in (("tokens", 0, 1), ("pass@1", 0, 100)):
-            lines += [f"{what} by {by['column']} ({', '.join(f'{k}: {n}' for k, n in by['problems'].items())} problems)", ""]
-            cells = [[r["method"], r["point"], *(num(r["cells"][k][what]["value"], digits, scale, r["cells"][k][what]["se"])
-                                                 for k in names)] for r in by["rows"]]  # fmt: skip
+            sizes = ", ".join(f"{name}: {n}" for name, n in by["problems"].items())
+            lines += [f"{what} by {by['column']} ({sizes} problems)", ""]
+            cells = []
+            for r in by["rows"]:
+                found = [r["cells"][name][what] for name in names]
+                cells.append([r["method"], r["point"], *(num(x["value"], digits, scale, x["se"]) for x in found)])
             lines += table(["method", "point", *names], cells)
     return lines
 
@@ -203,12 +211,14 @@ def draw(result: dict, name: str) -> Figure:
         rows = sorted((r for r in result["rows"] if r["method"] == method), key=lambda r: r["tokens"]["value"])
         x, y = ([r[key]["value"] * scale for r in rows] for key, scale in (("tokens", 1), ("pass@1", 100)))
         dx, dy = ([(r[key]["se"] or 0) * scale for r in rows] for key, scale in (("tokens", 1), ("pass@1", 100)))
-        ax.errorbar(x, y, dy, dx, fmt=MARKERS[i % len(MARKERS)] + "-", color=COLOURS[i % len(COLOURS)], ms=6.5, mfc="none",
-                    mew=1.5, lw=1.2, capsize=2.5, elinewidth=1, label=method)
+        marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+        ax.errorbar(x, y, dy, dx, fmt=f"{marker}-", color=colour, ms=6.5, mfc="none", mew=1.5, lw=1.2, capsize=2.5,
+                    elinewidth=1, label=method)
     ax.set(xlabel="mean response length (tokens)", ylabel="pass@1 (%)")
     ax.set_xlim(left=0)
     tokens_axis(ax.xaxis)
-    ax.set_title(fill(f"{name}: mean over {max(r['seeds'] for r in result['rows'])} seeds, bars: one standard error", 76))
+    seeds = max(r["seeds"] for r in result["rows"])
+    ax.set_title(fill(f"{name}: mean over {seeds} seeds, bars: one standard error", 76))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5)
     return fig
 

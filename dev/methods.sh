@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens: docs/methods.md.
 #
-#   bash dev/methods.sh                                    # 3 seeds, about XX minutes on 2 CPU cores
+#   bash dev/methods.sh                                    # 3 seeds, an hour or two on 2 CPU cores (not timed yet)
 #   SEEDS=0 METHODS="rounds kimi" bash dev/methods.sh      # less
 #
 # If interrupted, run the same command again; it goes on. OUT holds seed0/METHOD/POINT, and methods.md with the picture.
@@ -31,7 +31,7 @@ auto() {  # measured caps: a whole schedule, whose rounds have a third of the to
     local run="$OUT/seed$SEED/auto.run" path
     mkdir -p "$run"
     grep -v '^steps:\|^checkpoint_every:\|^caps:' "$CONFIG" > "$run.yaml"
-    printf 'steps: 1000\ncheckpoint_every: 1000\ncaps: auto\nsample_tokens: %s\n' "$((BUDGET / 3))" >> "$run.yaml"
+    printf 'steps: 1000\ncheckpoint_every: 1000\ncap_problems: 64\nsample_tokens: %s\n' "$((BUDGET / 3))" >> "$run.yaml"
     [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" CAPS=auto OUT="$run/run" bash schedule.sh
     mkdir -p "$OUT/seed$SEED/auto"
     for path in "$run"/run/cap*/done; do

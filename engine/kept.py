@@ -25,8 +25,8 @@ class Kept:
             rollouts = sampler.sample(prompts, samples, kept=kept)
 
     Its first line is `settings`, all that the rollouts depend on; a file with another one is begun anew. Each further
-    line is [number of the rollout, seconds so far, its token ids, their mean log-prob]. The file stays: whoever has written the result
-    removes it.
+    line is [number of the rollout, seconds so far, its token ids, their mean log-prob]. The file stays: whoever has
+    written the result removes it.
     """
 
     def __init__(self, path: Path, settings: dict, total: int):

@@ -72,6 +72,14 @@ def test_a_teachers_answers_count(root):
     assert methods.sampled_tokens(folder) == 2 * 70
 
 
+def test_what_the_measured_caps_cost_counts(root):
+    home = root / "seed0" / "rounds"
+    (home / "first_cap.json").write_text(json.dumps({"cap": 150, "tokens": 500}))
+    (home / "cap150" / "selection.json").write_text(json.dumps({"next_cap": {"cap": 100, "tokens": 70}}))
+    assert methods.sampled_tokens(home / "cap150") == 3 * 120 * 8 + 570
+    assert methods.sampled_tokens(home / "cap100") == 3 * 120 * 8 + 3 * 80 * 8 + 570
+
+
 def test_budget_forcing_is_the_base_with_the_forced_answers_in_it(root):
     forced = [{"id": "p0", "sample": 0, "n_tokens": 9, "answer": "9", "correct": True, "budget": 7}]
     for seed in (0, 1):

@@ -1,4 +1,4 @@
-# For dev/methods.sh and dev/reasoning.sh: runs of one method, and their tests, in $OUT/seed$SEED/METHOD/POINT.
+# For dev/methods.sh: runs of one method, and their tests, in $OUT/seed$SEED/METHOD/POINT.
 # What is finished is skipped, so the same command goes on after a stop. Every evaluation has the prompt that names $NAMED.
 set -euo pipefail
 export PYTHON=${PYTHON:-python} OUT CONFIG MODEL NAMED BUDGET LOOSE

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens: docs/methods.md.
+# Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens. Not run as a whole yet.
 #
 #   bash dev/methods.sh                                    # 3 seeds, an hour or two on 2 CPU cores (not timed yet)
 #   SEEDS=0 METHODS="rounds kimi" bash dev/methods.sh      # less

@@ -9,7 +9,8 @@ time that the question waits (answers run side by side, so that is the longest s
   short-1@k is the best of k by shortness.
 - likeliest: of k the one with the largest mean log-prob. pass@k: one of k is right, which only a verifier can use.
 
-A cut answer has no vote and never ends first. Every subset of the samples counts, or 500 of them where there are more.
+A cut answer has no vote and never ends first. Every subset of the samples counts, or 500 of them where there are more;
+majority and pass@k have exact formulas (analysis.metrics).
 """
 
 import itertools
@@ -22,7 +23,7 @@ import numpy as np
 
 from analysis.command import Settings, main
 from analysis.evaluations import Evaluation
-from analysis.metrics import kinds_of
+from analysis.metrics import chances, kinds_of
 from analysis.stats import point, powers
 from analysis.tables import num, table
 from engine.files import die
@@ -46,16 +47,6 @@ def subsets(n: int, k: int, most: int = 500) -> np.ndarray:
     return np.array([rng.sample(range(n), k) for _ in range(most)])
 
 
-def vote(kinds: list[int]) -> float:
-    """Chance that a majority vote is right: 0 for no votes, 1/j where the right answer ties with j - 1 others.
-
-    >>> vote([0, 1, 0, -1]), vote([0, 1]), vote([-1, -1])
-    (1.0, 0.5, 0.0)
-    """
-    counts = np.bincount([k for k in kinds if k >= 0], minlength=1)
-    return float(counts[0] == counts.max()) / max(1, int((counts == counts.max()).sum())) if counts.max() > 0 else 0.0
-
-
 def first_to_end(kinds, tokens, ended, m: int) -> tuple[float, float, float]:
     """(right, tokens spent, longest answer) of short-m@k over one subset of k answers.
 
@@ -77,7 +68,7 @@ def ways(side: Evaluation, m: int) -> dict[str, list[tuple[int, np.ndarray]]]:
     names = ["majority", "short-1@k", f"short-{m}@k", "likeliest", "pass@k"]
     names = [name for name in names if name != "likeliest" or all("mean_logp" in row for row in side.rows)]
     names = list(dict.fromkeys(names))  # m may be 1
-    kinds = [kinds_of(group) for group in side.groups]
+    kinds, exact = [kinds_of(group) for group in side.groups], chances(side)
     found: dict[str, list] = {name: [] for name in names}
     for k in powers(side.samples):
         chosen = subsets(side.samples, k)
@@ -87,8 +78,8 @@ def ways(side: Evaluation, m: int) -> dict[str, list[tuple[int, np.ndarray]]]:
             for subset in chosen:
                 some, n = [kind[i] for i in subset], [tokens[i] for i in subset]
                 spent = (float(sum(n)), float(max(n)))
-                figures["majority"][p] += (vote(some), *spent)
-                figures["pass@k"][p] += (float(0 in some), *spent)
+                for name in ("majority", "pass@k"):
+                    figures[name][p, 1:] += spent
                 for name, first in {"short-1@k": 1, f"short-{m}@k": m}.items():
                     figures[name][p] += first_to_end(some, n, [ended[i] for i in subset], min(first, k))
                 if "likeliest" in figures:
@@ -96,6 +87,8 @@ def ways(side: Evaluation, m: int) -> dict[str, list[tuple[int, np.ndarray]]]:
                     figures["likeliest"][p] += (float(kind[best] == 0), *spent)
         for name in names:
             found[name].append((k, figures[name] / len(chosen)))
+        for name, chance in {"majority": "cons@k", "pass@k": "pass@k"}.items():
+            found[name][-1][1][:, 0] = exact[chance][k]
     return found
 
 

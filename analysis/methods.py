@@ -10,6 +10,7 @@ seed0/METHOD/budget_forcing.json (of analysis.budget) adds the points of budget 
 +- is one standard error over seeds and problems together, differences are paired by problem (`stats.two_way`).
 """
 
+import csv
 import json
 import sys
 from dataclasses import dataclass
@@ -71,11 +72,9 @@ def sampled_tokens(folder: Path) -> int:
     cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     total = 0
     if (folder / "log.csv").is_file() and "group" in cfg:
-        lines = (folder / "log.csv").read_text(encoding="utf-8").splitlines()
-        columns = lines[0].split(",")
-        for line in lines[1:]:
-            row = dict(zip(columns, line.split(",")))
-            total += float(row["length"]) * cfg["problems_per_step"] * cfg["group"] * float(row.get("batches") or 1)
+        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+            batches = sum(float(row["length"]) * float(row.get("batches") or 1) for row in csv.DictReader(file))
+        total += batches * cfg["problems_per_step"] * cfg["group"]
     for source in filter(None, str(cfg.get("data") or "").split(",")):  # of sft.py
         total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source.strip())))
     before = Path(cfg.get("init_adapter") or "")
@@ -132,11 +131,9 @@ def groups_of(side: Evaluation, column: str) -> dict[str, np.ndarray]:
 def at_tokens(curve: list[Point], tokens: float, seeds: int) -> np.ndarray:
     """(R, P) pass@1 on the straight line between a method's neighbouring points; level beyond its ends."""
     curve = sorted(curve, key=lambda point: point.tokens.mean())
-    x = np.array([point.tokens.mean() for point in curve])
-    k = int(np.clip(np.searchsorted(x, tokens), 1, max(1, len(x) - 1)))
-    low, high = curve[k - 1], curve[min(k, len(curve) - 1)]
-    share = float(np.clip((tokens - x[k - 1]) / max(1e-9, x[min(k, len(x) - 1)] - x[k - 1]), 0, 1))
-    return (1 - share) * low.right[:seeds] + share * high.right[:seeds]
+    x = [point.tokens.mean() for point in curve]
+    weights = [np.interp(tokens, x, own) for own in np.eye(len(x))]
+    return sum(weight * point.right[:seeds] for weight, point in zip(weights, curve))
 
 
 def row_of(point: Point, base: Point, rival: list[Point]) -> dict:
@@ -149,13 +146,9 @@ def row_of(point: Point, base: Point, rival: list[Point]) -> dict:
     row["to_base"] = two_way(point.right[:seeds] - base.right[:seeds])
     if rival and point.method != rival[0].method:
         row["to_rival"] = two_way(point.right[:seeds] - at_tokens(rival, tokens["value"], seeds))
-        row["beyond"] = not rival_range(rival)[0] <= tokens["value"] <= rival_range(rival)[1]
+        means = [float(other.tokens.mean()) for other in rival]
+        row["beyond"] = not min(means) <= tokens["value"] <= max(means)
     return row
-
-
-def rival_range(rival: list[Point]) -> tuple[float, float]:
-    means = [float(point.tokens.mean()) for point in rival]
-    return min(means), max(means)
 
 
 def analyse(points: list[Point], cfg: Config) -> dict:

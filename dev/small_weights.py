@@ -26,7 +26,7 @@ from engine.files import Options, die, read_jsonl, run
 from engine.policy import load_policy, merged_copy, pick_dtype
 from engine.run_folder import head_line
 from engine.supported import inexact_copy
-from engine.templates import turn_end
+from engine.templates import end_token
 from eval import mean_and_se
 from export import merge
 from sample import Rollout, Sampler
@@ -48,7 +48,7 @@ class Config(Options):
 
 def read_rollouts(cfg: Config, tokenizer) -> list[Rollout]:
     """The rollouts of the file as tokens, each with the end token where it had ended."""
-    rows, end = list(read_jsonl(cfg.rollouts)), turn_end(tokenizer)[0] or tokenizer.eos_token_id
+    rows, end = list(read_jsonl(cfg.rollouts)), end_token(tokenizer)
     if not rows or cfg.max_rollouts < 1:
         die(f"--rollouts {cfg.rollouts} holds none" if not rows else "--max_rollouts must be at least 1")
     found, stride = [], max(1, len(rows) // cfg.max_rollouts)

@@ -15,7 +15,7 @@ from data.contests import normal
 from engine.files import die, note
 from engine.problems import PROBLEM_NAMES, answer_text, find_column, load_problems, load_table, pick, problem_text
 from engine.supported import longest_exact
-from engine.templates import turn_end
+from engine.templates import end_token
 from sample import encode_prompts, prompt_texts
 
 # Sky-T1's words for what we and most models call <think>.
@@ -140,12 +140,13 @@ def without_held_out(rows: list[dict], cfg, out: Counter) -> list[dict]:
     """The rows without problems of validation and test (normal form of data/contests.py); exits with 2 for some."""
     held_out = {normal(problem["problem"]): path for path in (cfg.val_data, cfg.test_data) if path
                 for problem in load_problems(path, cfg.problem_key, cfg.answer_key)}  # fmt: skip
-    leaks = Counter(held_out[name] for row in rows if (name := normal(row["problem"])) in held_out)
+    names = [normal(row["problem"]) for row in rows]
+    leaks = Counter(held_out[name] for name in names if name in held_out)
     if leaks and not cfg.drop_held_out:
         named = ", ".join(f"{n} to problems of {path}" for path, n in leaks.items())
         die(f"--data {cfg.data} holds answers {named}, which must not be learnt; --drop_held_out true leaves them out")
     out.update({f"in {path}": n for path, n in leaks.items()})
-    return [row for row in rows if normal(row["problem"]) not in held_out]
+    return [row for row, name in zip(rows, names) if name not in held_out]
 
 
 # ---------------------------------------------------------------------------------------- encoding
@@ -157,7 +158,7 @@ def encode(rows: list[dict], tokenizer, cfg) -> list[Answer]:
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     texts, prompts = encode_prompts(tokenizer, problems, cap, **prompt_texts(cfg))
     prompt_of = dict(zip(problems, zip(texts, prompts)))
-    end = tokenizer.eos_token_id if (closing := turn_end(tokenizer)[0]) is None else closing
+    end = end_token(tokenizer)
     for row in rows:
         text = prompt_of[row["problem"]][0]
         if row.get("prompt", text) != text:

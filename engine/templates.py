@@ -127,6 +127,12 @@ def turn_end(tokenizer) -> tuple[int | None, str]:
     return max(found, default=(0, None))[1], closing
 
 
+def end_token(tokenizer) -> int:
+    """The token that ends an answer in a chat, or the tokenizer's own where the template closes none."""
+    token, _ = turn_end(tokenizer)
+    return tokenizer.eos_token_id if token is None else token
+
+
 def ends_of(tokenizer, generation_config) -> set[int]:
     """The tokens that end a response: the tokenizer's, and those of the model's generation config."""
     end = generation_config.eos_token_id

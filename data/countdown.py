@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from arithmetic import gold_text  # noqa: E402
-from engine.files import die, run, write_jsonl  # noqa: E402
+from data.gym import check_new, write  # noqa: E402
+from engine.files import die, run  # noqa: E402
 
 
 @dataclass
@@ -90,12 +91,10 @@ def main(cfg: Config) -> None:
     if not cfg.sizes.split() or set(cfg.sizes.split()) - set("23456"):
         die(f"--sizes is {cfg.sizes!r}: it must be numbers from 2 to 6, such as '3 4'")
     out, seen = Path(cfg.out_dir), set()
-    if there := [str(out / f"{name}.jsonl") for name in sizes if (out / f"{name}.jsonl").exists()]:
-        die(f"{there[0]} exists; remove it, or choose another --out_dir")
+    check_new(out, sizes)
     splits = {name: draw(name, size, cfg, seen) for name, size in sizes.items()}
     for name, rows in splits.items():
-        write_jsonl(out / f"{name}.jsonl", rows)
-        print(f"{out / name}.jsonl: {len(rows)} problems")
+        write(out, name, rows)
 
 
 if __name__ == "__main__":

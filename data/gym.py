@@ -12,6 +12,7 @@ sequence.
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,26 @@ def draw(task: str, options: dict, wanted: int, seed: int) -> list[dict]:
     return rows
 
 
+def check_new(out: Path, names: Iterable[str]) -> None:
+    """Exits with status 2 where one of the problem files is there already."""
+    if there := [str(out / f"{name}.jsonl") for name in names if (out / f"{name}.jsonl").exists()]:
+        die(f"{there[0]} exists; remove it, or choose another --out_dir")
+
+
+def write(out: Path, name: str, rows: list[dict]) -> None:
+    write_jsonl(out / f"{name}.jsonl", rows)
+    print(f"{out / name}.jsonl: {len(rows)} problems")
+
+
 def main(task: str, cfg: Config) -> None:
     sizes = {"test": cfg.test, "val": cfg.val, "train": cfg.train}  # a larger --train leaves the other two as they are
     if min(sizes.values()) < 1:
         die("--train, --val and --test must be at least 1")
     out = Path(cfg.out_dir or f"out/gym/{task}")
-    if there := [str(out / f"{name}.jsonl") for name in sizes if (out / f"{name}.jsonl").exists()]:
-        die(f"{there[0]} exists; remove it, or choose another --out_dir")
+    check_new(out, sizes)
     rows = draw(task, cfg.options, sum(sizes.values()), cfg.seed)
     for name, size in sizes.items():
-        write_jsonl(out / f"{name}.jsonl", rows[:size])
-        print(f"{out / name}.jsonl: {size} problems")
+        write(out, name, rows[:size])
         rows = rows[size:]
 
 

@@ -26,7 +26,6 @@ from unittest.mock import patch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import toy  # noqa: E402
-from engine.files import die, one_line, parse  # noqa: E402
 from sample import build_prompt  # noqa: E402
 
 TOY_TOKENIZER, TOY_RECIPE = toy.build_tokenizer, toy.recipe_of
@@ -226,10 +225,4 @@ def make(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    with one_line():
-        if sys.argv[1:2] == ["stats"]:
-            for file in sys.argv[2:] or ["(none given)"]:
-                Path(file).is_file() or die(f"stats: no such rollout file: {file}")
-            stats(sys.argv[2:])
-        else:
-            make(parse(Config))
+    toy.command(stats, make, Config)

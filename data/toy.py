@@ -427,11 +427,16 @@ def make(cfg: Config) -> None:
           f"{recipe['seconds']} s ({recipe['cpu_seconds']} CPU s){f' from step {before} on' if before else ''}")
 
 
-if __name__ == "__main__":
+def command(stats, make, config: type) -> None:
+    """`stats FILE ...`, or else the options of a toy to be made."""
     with one_line():
         if sys.argv[1:2] == ["stats"]:
             for file in sys.argv[2:] or ["(none given)"]:
                 Path(file).is_file() or die(f"stats: no such rollout file: {file}")
             stats(sys.argv[2:])
         else:
-            make(parse(Config))
+            make(parse(config))
+
+
+if __name__ == "__main__":
+    command(stats, make, Config)

@@ -86,6 +86,10 @@ class Step(LogRow):
     update_s: float = 0.0
     val_s: float = 0.0
 
+    def tokens(self, rollouts: int) -> int:
+        """Response tokens that were sampled, of batches of so many rollouts."""
+        return round(self.length * self.batches * rollouts)
+
     def line(self, steps: int, cap: int, groups: int, group: int, device: torch.device, seconds_left: float) -> str:
         """The step in one line of the log, with the names of log.csv; `groups` are those that it trains on."""
         used = ""

@@ -165,7 +165,7 @@ def left(cfg, number: int, history: list[Step], reference: dict) -> tuple[float,
     again = AGAIN * check * cfg.confirm_samples / cfg.eval_samples
     last = cfg.steps
     if cfg.sample_tokens:
-        tokens = [s.length * s.batches * cfg.problems_per_step * cfg.group for s in history]
+        tokens = [s.tokens(cfg.problems_per_step * cfg.group) for s in history]
         missing = max(0, cfg.sample_tokens - sum(tokens))
         last = min(last, number + math.ceil(missing / max(1, mean(tokens[-20:]))))
     due = sum(n % cfg.checkpoint_every == 0 or n == last for n in range(number, last + 1))

@@ -30,7 +30,7 @@ from engine.files import AnswerOptions, die, run
 from engine.groups import batch_of
 from engine.measuring import PARTIAL
 from engine.memory import memory_plan, micro_batches, until_it_fits
-from engine.policy import load_trainable, open_model, token_logp
+from engine.policy import checkpoint_gradients, load_trainable, open_model, token_logp
 from engine.problems import load_problems
 from engine.progress import Progress
 from engine.run_folder import RunFolder, Stop
@@ -146,8 +146,7 @@ def train(cfg: Config, folder: RunFolder) -> None:
     policy, tokenizer = load_trainable(cfg, str(folder.resume or cfg.init_adapter), "", cfg.lora_r, cfg.lora_alpha)
     compare_prompt(cfg, cfg.init_adapter)
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
-    if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_gradients(policy, cfg.gradient_checkpointing)
     longest = max(answer.length for answer in answers)
     notes += [memory_plan(base, cfg, longest).line()] if base.device.type == "cuda" else []
     sampler = Sampler(policy, tokenizer, cfg, longest)

@@ -44,7 +44,7 @@ from engine.checkpoints import CANDIDATES, Step, has_adapter, markdown_of, set_d
 from engine.files import MEMORY, RoundOptions, die, explained, read_json, run
 from engine.groups import Group, batch_of, trained_on
 from engine.measuring import PARTIAL, cap_after, measure, measure_again, open_reference
-from engine.policy import load_trainable
+from engine.policy import checkpoint_gradients, load_trainable
 from engine.problems import load_problems
 from engine.rewards import by_name
 from engine.run_folder import RunFolder, Stop, read_selection
@@ -221,8 +221,7 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     start = cfg.init_adapter if cfg.beta > 0 else ""  # of the KL; in round 1 it is the bare base
     policy, tokenizer = load_trainable(cfg, str(folder.resume or cfg.init_adapter), start, cfg.lora_r, cfg.lora_alpha)
     base, parameters = policy.get_base_model(), [p for p in policy.parameters() if p.requires_grad]
-    if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and base.device.type == "cuda"):
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_gradients(policy, cfg.gradient_checkpointing)
     compare_prompt(cfg, cfg.init_adapter)
     prompts = checked_prompts(cfg, tokenizer, base.config, cfg.train_data, problems, cfg.cap, cfg.cap)
     named = cfg.prompt_cap or cfg.cap
@@ -245,8 +244,7 @@ def checkpoint_due(step: int, cfg: Config, history: list[Step]) -> bool:
 
 def enough(cfg: Config, history: list[Step]) -> bool:
     """Whether `sample_tokens` response tokens are sampled."""
-    tokens = sum(step.length * step.batches for step in history) * cfg.problems_per_step * cfg.group
-    return 0 < cfg.sample_tokens <= round(tokens)
+    return 0 < cfg.sample_tokens <= sum(step.tokens(cfg.problems_per_step * cfg.group) for step in history)
 
 
 def validate(r: Round) -> None:

@@ -18,7 +18,7 @@ from dev.bench_trl import trl_steps
 from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
 from engine.files import die, parse
 from engine.memory import memory_plan
-from engine.policy import load_trainable, pick_device
+from engine.policy import checkpoint_gradients, load_trainable, pick_device
 from sample import Sampler
 
 # name: what differs from the shared options, whether every second group has equal rewards
@@ -103,8 +103,7 @@ class OurStep:
         self.cfg, self.prompts, self.lengths, self.device = cfg, prompts, lengths, device
         self.rewards = torch.tensor(fixed_rewards(len(lengths), cfg.group, half)).view(-1, cfg.group)  # (P, G)
         self.policy, _ = load_trainable(cfg, "", "", cfg.lora_r, cfg.lora_alpha)
-        if cfg.gradient_checkpointing == "true" or (cfg.gradient_checkpointing == "auto" and device.type == "cuda"):
-            self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_gradients(self.policy, cfg.gradient_checkpointing)
         tokens = max(map(len, prompts)) + cfg.cap
         # Not the tokenizer from disk, which transformers would take for Qwen's own kind.
         tokenizer = word_tokenizer(self.policy.config.vocab_size)

@@ -208,6 +208,12 @@ def load_trainable(options: Options, adapter: str, start: str, r: int, alpha: in
     return policy.train(), tokenizer
 
 
+def checkpoint_gradients(policy, when: str) -> None:
+    """Recomputes activations in the backward: "true", "false", or "auto" for on CUDA."""
+    if when == "true" or (when == "auto" and policy.get_base_model().device.type == "cuda"):
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def load_adapter(policy, folder: str) -> None:
     """Puts a checkpoint's weights into the policy's adapter."""
     from peft import set_peft_model_state_dict

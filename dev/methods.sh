@@ -28,16 +28,16 @@ one_shot() {  # each cap at once, and one that has no room for a deep search
 }
 
 auto() {  # measured caps: a whole schedule, whose rounds have a third of the tokens each
-    local run="$OUT/seed$SEED/auto.run" path
+    local run="$OUT/seed$SEED/auto.run" cap
     mkdir -p "$run"
     grep -v '^steps:\|^checkpoint_every:\|^caps:' "$CONFIG" > "$run.yaml"
     printf 'steps: 1000\ncheckpoint_every: 1000\ncap_problems: 64\nsample_tokens: %s\n' "$((BUDGET / 3))" >> "$run.yaml"
     [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" CAPS=auto OUT="$run/run" bash schedule.sh
     mkdir -p "$OUT/seed$SEED/auto"
-    for path in "$run"/run/cap*/done; do
-        ln -sfn "$(realpath -- "$(dirname -- "$path")")" "$OUT/seed$SEED/auto/$(basename -- "$(dirname -- "$path")")"
+    for cap in $(cd "$run/run" && echo cap*); do
+        ln -sfn "$(realpath -- "$run/run/$cap")" "$OUT/seed$SEED/auto/$cap"
+        measure "auto/$cap" "$(cat -- "$run/run/$cap/selected")"
     done
-    for path in "$OUT/seed$SEED"/auto/cap*; do measure "auto/$(basename -- "$path")" "$(cat -- "$path/selected")"; done
 }
 
 # DLER and DA-DLER as in config/toy_dler.yaml, with groups of 8 as all others here have.

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from engine.files import die, fail
-from engine.memory import micro_batches, until_it_fits
+from engine.memory import in_pieces, micro_batches
 from engine.policy import start_of_round, token_logp
 from engine.progress import Progress
 from sample import Rollout
@@ -260,16 +260,12 @@ def update_policy(
         updates.insert(0, ([item for item in every if item], 0))
     steps, skipped, changed = [], 0, False
     for items, n_tokens in updates:
-        longest = max(item.length for item in items)
-        largest = min(tokens, longest * len(items))
-        how = "lower --cap or --head_chunk, or take --gradient_checkpointing true or --load_4bit true"
         with contextlib.nullcontext() if changed else stoppable():
-            found, fitted = until_it_fits(
-                functools.partial(add_gradient, policy, items, n_tokens, cfg),
-                largest, longest, "--tokens_per_micro_batch", f"in the update at {longest} tokens: {how}",
+            found, tokens = in_pieces(
+                functools.partial(add_gradient, policy, items, n_tokens, cfg), [item.length for item in items], tokens,
+                "lower --cap or --head_chunk, or take --gradient_checkpointing true or --load_4bit true",
                 stop=fail if changed else die,  # later the weights are no longer those of a whole step: nothing to save
             )  # fmt: skip
-        tokens = tokens if fitted == largest else fitted
         if not n_tokens:
             continue
         parameters = [p for p in policy.parameters() if p.requires_grad]

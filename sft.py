@@ -29,7 +29,7 @@ from engine.checkpoints import LogRow, markdown_of
 from engine.files import AnswerOptions, die, run
 from engine.groups import batch_of
 from engine.measuring import PARTIAL
-from engine.memory import memory_plan, micro_batches, until_it_fits
+from engine.memory import in_pieces, memory_plan, micro_batches
 from engine.policy import checkpoint_gradients, load_trainable, open_model, token_logp
 from engine.problems import load_problems
 from engine.progress import Progress
@@ -38,6 +38,8 @@ from eval import evaluate
 from grpo import without_overflow
 from sample import Sampler, checked_prompts, compare_prompt, prompt_texts
 from train_prune import FREE
+
+ADVICE = "lower --max_tokens or --head_chunk, or take --gradient_checkpointing true"  # where memory runs out
 
 
 @dataclass
@@ -93,8 +95,7 @@ def add_loss(policy, answers: list[Answer], cfg: Config, tokens: int, scale: flo
         for part in parts:
             batch = [answers[i] for i in part]
             ids = pad_sequence([torch.tensor(a.prompt_ids + a.ids) for a in batch], True).to(device)  # (B, T)
-            on = [torch.arange(a.length) >= len(a.prompt_ids) for a in batch]
-            mask = pad_sequence(on, True).to(device)                             # (B, T), True on response tokens
+            mask = pad_sequence([torch.arange(a.length) >= len(a.prompt_ids) for a in batch], True).to(device)  # (B, T)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logp = token_logp(policy, ids, mask, 1.0, cfg.head_chunk)        # (N,)
             loss = -logp.sum() / n_tokens  # tokens of the WHOLE batch: splitting it differently changes nothing
@@ -124,17 +125,19 @@ def validate(cfg: Config, folder: RunFolder, sampler: Sampler, problems: list[di
     with folder.stoppable(), torch.no_grad():
         label, named = f"validation after step {step.step}", cfg.prompt_cap or cfg.eval_cap
         result, rows = evaluate(sampler, problems, cfg, cfg.val_data, named, label, folder.path / PARTIAL)
-        loss = add_loss(sampler.policy, answers, cfg, cfg.tokens_per_micro_batch)["loss"] if answers else math.nan
+        if answers:
+            loss_of, lengths = functools.partial(add_loss, sampler.policy, answers, cfg), [a.length for a in answers]
+            step.figures["val_loss"] = in_pieces(loss_of, lengths, cfg.tokens_per_micro_batch, ADVICE)[0]["loss"]
     step.val_s = result["seconds"]
-    step.figures |= {"val_loss": loss} if answers else {}
     step.figures |= {"val_pass@1": result["pass@1"], "val_tokens": result["mean_tokens"]}
     folder.write_log()
     examples = markdown_of(rows[: 4 * cfg.eval_samples : cfg.eval_samples], step.step)
     text = json.dumps(result | {"step": step.step} | step.figures, indent=1) + "\n"
     folder.save(f"step{step.step:04d}", {"eval.json": text, "samples.md": examples})
     folder.keep([])
-    passed = f"pass@1 {100 * result['pass@1']:.1f} % | mean tokens {result['mean_tokens']:.0f}"
-    folder.log(f"  validation: loss {loss:.4f} | {passed} | {step.val_s:.0f}s")
+    loss = f"loss {step.figures['val_loss']:.4f} | " if answers else ""
+    folder.log(f"  validation: {loss}pass@1 {100 * result['pass@1']:.1f} % | "
+               f"mean tokens {result['mean_tokens']:.0f} | {step.val_s:.0f}s")  # fmt: skip
 
 
 def train(cfg: Config, folder: RunFolder) -> None:
@@ -161,15 +164,12 @@ def train(cfg: Config, folder: RunFolder) -> None:
         # --- 2. the gradient of a batch
         clock = time.time()
         batch = [answers[i] for i in batch_of(number, len(answers), cfg.batch, cfg.seed)]
-        n_tokens, longest = sum(len(answer.ids) for answer in batch), max(answer.length for answer in batch)
-        largest = min(tokens, longest * len(batch))
+        n_tokens = sum(len(answer.ids) for answer in batch)
         with folder.stoppable():
-            figures, fitted = until_it_fits(
+            figures, tokens = in_pieces(
                 lambda size: without_overflow(policy, n_tokens, functools.partial(add_loss, policy, batch, cfg, size)),
-                largest, longest, "--tokens_per_micro_batch",
-                f"at {longest} tokens: lower --max_tokens or --head_chunk, or take --gradient_checkpointing true",
+                [answer.length for answer in batch], tokens, ADVICE,
             )  # fmt: skip
-        tokens = tokens if fitted == largest else fitted
 
         # --- 3. the optimizer's step; none for a NaN or infinite gradient
         lr, loss = rate(number, steps, cfg), figures["loss"]
@@ -184,9 +184,8 @@ def train(cfg: Config, folder: RunFolder) -> None:
         folder.history.append(Step(number, loss, grad, lr, n_tokens, round(time.time() - clock, 3)))
         folder.write_log()
         left = (steps - number) * mean(step.update_s for step in folder.history[-20:])
-        took = f"{n_tokens} tokens | {folder.history[-1].update_s:.1f}s"
-        folder.log(f"step {number:4d}/{steps} | loss {loss:.4f} | grad {grad:.2g} | lr {lr:.2g} | {took} | "
-                   f"{left // 3600:.0f}h{left // 60 % 60:02.0f}m left")  # fmt: skip
+        folder.log(f"step {number:4d}/{steps} | loss {loss:.4f} | grad {grad:.2g} | lr {lr:.2g} | {n_tokens} "
+                   f"tokens | {folder.history[-1].update_s:.1f}s | {left // 3600:.0f}h{left // 60 % 60:02.0f}m left")
         if number > 2 and not any(math.isfinite(step.loss + step.grad) for step in folder.history[-3:]):
             raise Stop("error: NaN or infinite loss or gradient for 3 steps in a row: lower --lr", 1)
         if time.time() - folder.saved_at > 60 * cfg.save_minutes:

@@ -277,6 +277,21 @@ def until_it_fits(
         print(f"out of memory: trying again with {option} {size}, from now on", flush=True)
 
 
+def in_pieces(
+    attempt: Callable[[int], T], lengths: list[int], tokens: int, advice: str, stop: Callable = die
+) -> tuple[T, int]:
+    """Calls `attempt(tokens)`, the padded tokens of a micro-batch, on sequences of these lengths, as `until_it_fits`.
+
+    Returns:
+        (what `attempt` returned, the padded tokens to begin the next call with).
+    """
+    longest = max(lengths)
+    largest = min(tokens, longest * len(lengths))
+    hopeless = f"in a pass over {longest} tokens: {advice}"
+    found, fitted = until_it_fits(attempt, largest, longest, "--tokens_per_micro_batch", hopeless, stop)
+    return found, tokens if fitted == largest else fitted
+
+
 def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
     """Splits sequences into batches of at most `budget` padded tokens, like lengths together, longest first.
 

@@ -298,13 +298,13 @@ def test_a_killed_run_resumes_to_the_same_bytes(whole, tmp_path, monkeypatch):
     def kill():
         raise KeyboardInterrupt  # not through our handler: nothing is saved on the way out
 
-    assert isinstance(broken(cfg, monkeypatch, sft, "until_it_fits", 4, kill), KeyboardInterrupt)
+    assert isinstance(broken(cfg, monkeypatch, sft, "in_pieces", 5, kill), KeyboardInterrupt)
     assert checkpoints.newest(folder) == (folder / "step0002", 2)
     sft.main(cfg)
     same_run(folder, whole)
 
 
-@pytest.mark.parametrize("name, number, step", [("until_it_fits", 2, 1), ("evaluate", 1, 2)])
+@pytest.mark.parametrize("name, number, step", [("in_pieces", 2, 1), ("evaluate", 1, 2)])
 def test_a_signal_saves_the_step_and_the_same_command_ends_in_the_same_bytes(whole, tmp_path, monkeypatch, name, number, step):
     cfg, folder = dataclasses.replace(whole[0], out_dir=str(tmp_path / "run")), tmp_path / "run"
     stop = broken(cfg, monkeypatch, sft, name, number, lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-out/methods} CONFIG=${CONFIG:-config/search.yaml} MODEL=${MODEL:-out/search_base}
 TRAIN=$MODEL/train.jsonl VAL=$MODEL/val.jsonl
 CAPS=${CAPS:-160 120 100} TIGHT=${TIGHT:-60} LOOSE=${LOOSE:-400}  # the rounds; below the deepest search; never binds
-NAMED=${NAMED:-100} BUDGET=${BUDGET:-270000}  # the cap in every test's prompt; tokens that each method samples
+NAMED=${NAMED:-100} BUDGET=${BUDGET:-180000}  # the cap in every test's prompt; tokens that each method samples
 . dev/lab.sh
 export TRAIN VAL CAPS TIGHT LOOSE
 

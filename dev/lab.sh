@@ -21,8 +21,8 @@ rl() {  # rl METHOD/POINT FROM FLAGS: a round of train_prune.py until $BUDGET to
     local run="$OUT/seed$SEED/$1"
     [ -f "$run/done" ] || quietly "$run" "$PYTHON" train_prune.py --config "$CONFIG" --model "$MODEL" --seed "$SEED" \
         --init_adapter "$2" --prompt_cap "$NAMED" --reference "$OUT/reference/eval.json" --eval_samples 1 \
-        --confirm_samples 0 --tolerance 1 --checkpoint_every 1000 --steps 1000 --sample_tokens "$BUDGET" \
-        --out_dir "$run" "${@:3}"
+        --confirm_samples 0 --tolerance 1 --problems_per_step 8 --checkpoint_every 1000 --steps 1000 \
+        --sample_tokens "$BUDGET" --out_dir "$run" "${@:3}"
     measure "$1" "$(cat -- "$run/selected")"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens. Not run as a whole yet.
 #
-#   bash dev/methods.sh                                    # 3 seeds, an hour or two on 2 CPU cores (not timed yet)
+#   bash dev/methods.sh                                    # 3 seeds, about 90 minutes on 2 CPU cores
 #   SEEDS=0 METHODS="rounds kimi" bash dev/methods.sh      # less
 #
 # If interrupted, run the same command again; it goes on. OUT holds seed0/METHOD/POINT, and methods.md with the picture.
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-out/methods} CONFIG=${CONFIG:-config/search.yaml} MODEL=${MODEL:-out/search_base}
 TRAIN=$MODEL/train.jsonl VAL=$MODEL/val.jsonl
 CAPS=${CAPS:-160 120 100} TIGHT=${TIGHT:-60} LOOSE=${LOOSE:-400}  # the rounds; below the deepest search; never binds
-NAMED=${NAMED:-100} BUDGET=${BUDGET:-180000}  # the cap in every test's prompt; tokens that each method samples
+NAMED=${NAMED:-100} BUDGET=${BUDGET:-120000}  # the cap in every test's prompt; tokens that each method samples
 . dev/lab.sh
 export TRAIN VAL CAPS TIGHT LOOSE
 
@@ -30,8 +30,9 @@ one_shot() {  # each cap at once, and one that has no room for a deep search
 auto() {  # measured caps: a whole schedule, whose rounds have a third of the tokens each
     local run="$OUT/seed$SEED/auto.run" cap
     mkdir -p "$run"
-    grep -v '^steps:\|^checkpoint_every:\|^caps:' "$CONFIG" > "$run.yaml"
-    printf 'steps: 1000\ncheckpoint_every: 1000\ncap_problems: 64\nsample_tokens: %s\n' "$((BUDGET / 3))" >> "$run.yaml"
+    grep -v '^\(steps\|checkpoint_every\|problems_per_step\|caps\|.*_samples\):' "$CONFIG" > "$run.yaml"
+    printf '%s\n' 'steps: 1000' 'checkpoint_every: 1000' 'problems_per_step: 8' 'cap_problems: 64' 'eval_samples: 1' \
+        'reference_samples: 1' 'confirm_samples: 0' 'test_samples: 1' "sample_tokens: $((BUDGET / 3))" >> "$run.yaml"
     [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" CAPS=auto OUT="$run/run" bash schedule.sh
     mkdir -p "$OUT/seed$SEED/auto"
     for cap in $(cd "$run/run" && echo cap*); do

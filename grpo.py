@@ -18,8 +18,9 @@ from typing import Literal
 import torch
 
 from engine.files import die, fail
+from engine.logits import token_logp
 from engine.memory import in_pieces, micro_batches
-from engine.policy import start_of_round, token_logp
+from engine.policy import start_of_round
 from engine.progress import Progress
 from sample import Rollout
 

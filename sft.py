@@ -5,9 +5,8 @@
     python eval.py --config config/toy.yaml --adapter out/sft/final --out_dir out/eval_sft
     python train_prune.py --config config/toy.yaml --init_adapter out/sft/final --cap 180 --out_dir out/after_sft
 
-The loss is the mean negative log-prob of the responses' tokens, the end token included, and of nothing else. Unlike
-R1-Distill, Sky-T1, s1 and LIMO it trains a LoRA, at a higher rate. docs/data.md says what `--data` may be. If
-interrupted, run the same command again; it resumes as train_prune.py does.
+The loss is the mean negative log-prob of the responses' tokens alone, the end token included. It trains a LoRA, unlike
+R1-Distill, Sky-T1, s1 and LIMO. docs/data.md says what `--data` may be. If interrupted, run the same command again.
 """
 
 import dataclasses
@@ -29,8 +28,9 @@ from engine.checkpoints import LogRow, markdown_of
 from engine.files import AnswerOptions, die, run
 from engine.groups import batch_of
 from engine.measuring import PARTIAL
+from engine.logits import token_logp
 from engine.memory import in_pieces, memory_plan, micro_batches
-from engine.policy import checkpoint_gradients, load_trainable, open_model, token_logp
+from engine.policy import checkpoint_gradients, load_trainable, open_model
 from engine.problems import load_problems
 from engine.progress import Progress
 from engine.run_folder import RunFolder, Stop

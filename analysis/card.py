@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from engine.files import Options
-from engine.policy import load_policy, token_logp
+from engine.logits import token_logp
+from engine.policy import load_policy
 from engine.run_folder import head_line
 from eval import grade
 from sample import Rollout, Sampler, build_prompt, encode_prompts, prompt_texts

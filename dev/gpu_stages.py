@@ -26,7 +26,7 @@ from dev.bench_models import random_model, shape_config, word_tokenizer
 from dev.measure import clock, fresh_peak, peak_bytes
 from engine.files import Options, parse
 from engine.memory import memory_plan
-from engine.policy import token_logp
+from engine.logits import token_logp
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, slot_attention
 from sample import Sampler

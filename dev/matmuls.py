@@ -3,7 +3,7 @@
     python dev/matmuls.py              # about two minutes; the table of dev/LOG.md, 2026-11-26
 
 Milliseconds of CPU time, the best of a tenth of a second of repeats. `float32 linear` is F.linear, which is MKL;
-`onednn` and `packed` are engine/policy.py's; `head by blocks` is a bfloat16 head in float32, as `float_logits` has it.
+`onednn` and `packed` are engine/logits.py's; `head by blocks` is a bfloat16 head in float32, as `float_logits` has it.
 """
 
 import sys
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from engine.policy import float_logits, onednn, pack  # noqa: E402
+from engine.logits import float_logits, onednn, pack  # noqa: E402
 
 # name: (in, out)
 SHAPES = {

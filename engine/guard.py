@@ -8,7 +8,7 @@ import torch
 
 from engine.files import OptionError, die, first_line
 from engine.memory import out_of_memory
-from engine.policy import token_logp
+from engine.logits import token_logp
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, evaluating
 from engine.supported import longest_exact

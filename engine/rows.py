@@ -8,7 +8,7 @@ import torch
 from engine.draw import pick_token
 from engine.files import OptionError
 from engine.kept import Kept
-from engine.policy import model_logits
+from engine.logits import model_logits
 from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, decode_layers, joined, own_forward, packs, unroll
 from engine.supported import longest_exact
 

@@ -14,7 +14,7 @@ import eval as evaluation
 from analysis import baselines, budget, metrics, perplexity, votes, words
 from analysis.command import main
 from analysis.evaluations import arrange, load_evaluation, pair
-from engine import policy as policies
+from engine import logits as head_of
 from engine.policy import load_policy
 from measured import folder, r1, result, rollout, stops, two  # noqa: F401  (fixtures, too)
 from sample import Rollout
@@ -425,14 +425,14 @@ def test_perplexity_of_random_weights_is_about_the_vocabulary(two, r1):
 
 def test_perplexity_has_like_lengths_together_and_never_all_logits_at_once(policy, monkeypatch):
     model, _ = policy
-    widths, sizes, logits, forward = [], [], policies.float_logits, model.get_decoder().forward
+    widths, sizes, logits, forward = [], [], head_of.float_logits, model.get_decoder().forward
 
     def seen(input_ids, **options):
         widths.append(tuple(input_ids.shape))
         return forward(input_ids=input_ids, **options)
 
     monkeypatch.setattr(model.get_decoder(), "forward", seen)
-    monkeypatch.setattr(policies, "float_logits", lambda head, x: sizes.append(len(x)) or logits(head, x))
+    monkeypatch.setattr(head_of, "float_logits", lambda head, x: sizes.append(len(x)) or logits(head, x))
     perplexity.response_nll(model, [[1] * n for n in (3, 40, 4, 39)], [1] * 4, tokens_per_batch=80, chunk=16)
     assert widths == [(2, 40), (2, 4)] and max(sizes) == 16 and sum(sizes) == 39 + 38 + 3 + 2
 

@@ -9,14 +9,16 @@ import re
 import pytest
 import torch
 import torch.nn.attention.varlen
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sample
 from conftest import ROOT, refusal, sampled
 from cuda_stand_in import recorder, strict_varlen
 from engine import draw, files, graphs, policy, slots
 from engine.files import Options
+from engine.logits import Products, products, token_logp
 from engine.memory import until_it_fits
-from engine.policy import check_base, fingerprint, load_policy, pick_device, pick_dtype, set_allocator, token_logp
+from engine.policy import check_base, fingerprint, load_policy, pick_device, pick_dtype, set_allocator
 from grpo import Item, add_gradient
 from sample import Rollout, Sampler
 from standin import make_r1_standin, make_tiny, with_lora
@@ -67,6 +69,38 @@ def both_ways(model, rows, temperature, top_p):
 def same(one, two, within=1e-5):
     ids = [r.ids for r in one] == [r.ids for r in two]
     return ids and all(torch.allclose(a.logp, b.logp, atol=within) for a, b in zip(one, two))
+
+
+# ---------------------------------------------------------------------------------------- logits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_a_head_in_16_bits_are_not_rounded_to_them(dtype):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=generator).to(dtype) for n in (6, 3000))  # logits around 8
+    right = hidden.double() @ weight.double().t()
+    assert (Products.apply(hidden, weight) - right).abs().max() < 1e-4 < (hidden @ weight.t() - right).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_gradient_through_a_head_in_16_bits_is_that_of_float32_but_for_rounding(dtype):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=generator).to(dtype) for n in (6, 3000))
+
+    def gradient(product):
+        states = hidden.clone().requires_grad_()
+        (-product(states).log_softmax(-1)[:, 7].sum()).backward()
+        return states.grad.double()
+
+    found, right = gradient(lambda x: Products.apply(x, weight)), gradient(lambda x: x.float() @ weight.float().t())
+    assert 0 < (found - right).norm() / right.norm() < 0.01
+
+
+def test_a_card_s_product_is_one_of_16_bits_with_float32_sums():
+    with FakeTensorMode():
+        hidden, weight = (torch.empty(n, 64, device="cuda", dtype=torch.bfloat16) for n in (6, 3000))
+        found = products(hidden, weight)
+    assert found.dtype == torch.float32 and found.shape == (6, 3000) and found.device.type == "cuda"
 
 
 # ---------------------------------------------------------------------------------------- graphs

@@ -14,7 +14,8 @@ import sample
 import train_prune
 from dev.bench import shape_config
 from engine.memory import choose_rows, memory_plan
-from engine.policy import merged_copy, rollout_model, token_logp
+from engine.logits import token_logp
+from engine.policy import merged_copy, rollout_model
 from standin import make_r1_standin, make_tiny, with_lora
 
 GB = 1_000_000_000

@@ -26,7 +26,8 @@ import sample
 from engine import guard, rows
 from engine.files import OptionError, Options, die, note
 from engine.guard import own_logp, trained_logp
-from engine.policy import float_logits, load_policy, load_trainable, model_logits, start_of_round, token_logp
+from engine.logits import float_logits, model_logits, token_logp
+from engine.policy import load_policy, load_trainable, start_of_round
 from engine.slots import evaluating
 from engine.supported import drop_dropout
 from sample import Sampler

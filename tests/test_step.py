@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import engine.rows
 from conftest import sampled
 from dev.bench_models import random_model, word_tokenizer
-from engine.policy import ONEDNN, merged_copy, multiply
+from engine.logits import ONEDNN, multiply
+from engine.policy import merged_copy
 from engine.rows import Requests, Rows
 from engine import draw as drawing
 from engine.draw import draw, draw_in_blocks, draw_nucleus

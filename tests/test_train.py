@@ -23,7 +23,8 @@ from engine.checkpoints import Step
 from engine.files import Options, lock, parse, write_checksums
 from engine.kept import Kept
 from engine.memory import micro_batches
-from engine.policy import fingerprint, load_policy, token_logp
+from engine.logits import token_logp
+from engine.policy import fingerprint, load_policy
 from engine.run_folder import RunFolder
 from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora

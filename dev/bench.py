@@ -88,6 +88,8 @@ def hours(cfg: Hours) -> None:
     if unknown := [card for card in cfg.cards if card not in roofline.CARDS]:
         die(f"--cards {unknown} unknown; there are {', '.join(roofline.CARDS)}")
     shape, rows = shape_of(cfg.model), []
+    if "auto" in str(cfg.caps).split():
+        print("# caps: auto: only the given caps count, or one round at eval_cap; how many will be measured is not known")
     for card in cfg.cards:
         p, rounds, around = roofline.of_schedule(shape, cfg, card, cfg.val_problems, cfg.test_problems)
         paper = dataclasses.replace(cfg, problems_per_step=128, group=16, steps=190)

@@ -242,6 +242,8 @@ def check_adapter(adapter: str) -> None:
         die(f"adapter {adapter} is damaged: {wrong}")
     if not os.path.isfile(os.path.join(adapter, "adapter_model.safetensors")):
         die(f"adapter {adapter} holds no adapter_model.safetensors (adapter_model.bin is a pickle and is never read)")
+    with contextlib.suppress(ImportError):
+        import_bitsandbytes()  # else PEFT does, and that loads torch's compiler
     check_lora(adapter)
 
 

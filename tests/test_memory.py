@@ -188,13 +188,13 @@ def test_a_model_in_float16_is_planned_as_one_where_the_options_say_auto(r1, car
 
 
 def test_chunked_log_probs_take_a_fifth_of_full_logits_at_most():
-    """4096 tokens on a vocabulary of 32,000, forward and backward."""
+    """1024 tokens on a vocabulary of 32,000 in eight chunks, forward and backward."""
     model = lora_model(vocab_size=32000, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
                        num_attention_heads=1, num_key_value_heads=1)
-    ids, on = torch.randint(0, 32000, (8, 513)), torch.ones(8, 513, dtype=torch.bool)
+    ids, on = torch.randint(0, 32000, (8, 129)), torch.ones(8, 129, dtype=torch.bool)
 
     def chunked():
-        token_logp(model, ids, on, 1.0, 512).sum().backward()
+        token_logp(model, ids, on, 1.0, 128).sum().backward()
 
     def full():
         logits = model(input_ids=ids).logits[:, :-1].float()

@@ -77,14 +77,14 @@ shortest() {  # rejection sampling: 8 answers a problem for as many tokens, then
         "$OUT/seed$SEED/base/base/test/eval.json")
     head -n $((BUDGET / 8 / tokens)) "$TRAIN" > "$here/problems.jsonl"
     answers "$here/answers.jsonl" "$here/problems.jsonl"
-    sft shortest/sft "" --data "$here/answers.jsonl" --keep shortest
+    sft shortest/sft "" --data "$here/answers.jsonl" --keep shortest --prompt_cap "$LOOSE"  # as they were asked
 }
 
 merged() {  # DLER's merging: the largest quarter of the rounds' changes, times 0.7
     local here="$OUT/seed$SEED/merged/top25" from="$OUT/seed$SEED/rounds/cap${CAPS##* }"
     mkdir -p "$here"
     [ -d "$here/model" ] || quietly "$here" "$PYTHON" export.py --model "$MODEL" --adapter "$(cat -- "$from/selected")" \
-        --keep_top 0.25 --scale 0.7 --max_problems 0 --out "$here/model"
+        --keep_top 0.25 --scale 0.7 --data "$VAL" --cap "$NAMED" --max_problems 8 --out "$here/model"
     printf 'init_adapter: %s\n' "$(cat -- "$from/selected")" > "$here/config.yaml"  # what its tokens were spent on
     MODEL=$here/model measure merged/top25
 }

@@ -86,7 +86,7 @@ merged() {  # DLER's merging: the largest quarter of the rounds' changes, times 
     [ -d "$here/model" ] || quietly "$here" "$PYTHON" export.py --model "$MODEL" --adapter "$(cat -- "$from/selected")" \
         --keep_top 0.25 --scale 0.7 --data "$VAL" --cap "$NAMED" --max_problems 8 --out "$here/model"
     printf 'init_adapter: %s\n' "$(cat -- "$from/selected")" > "$here/config.yaml"  # what its tokens were spent on
-    MODEL=$here/model measure merged/top25
+    MODEL=$here/model measure merged/top25 "" --load_4bit false
 }
 
 forced() {  # budget forcing of the base

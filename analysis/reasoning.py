@@ -109,7 +109,7 @@ def show(rows: list[dict]) -> list[str]:
         for name, digits, scale in (("tokens", 1, 1), ("pass@1", 1, 100), ("format", 1, 100), ("reflection", 2, 1)):
             cells[-1].append(num(row[name]["value"], digits, scale, row[name]["se"]))
             if name in ("tokens", "pass@1"):
-                cells[-1].append(gap(added[name], digits, scale) if added else "")
+                cells[-1].append(gap(added[name], digits, scale, False) if added else "")
         cells[-1].append(num(row["sampled"], 0, 1e-3))
     return table(head, cells)
 

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 ROOT=${OUT:-out/reasoning} EXPERIMENTS=${EXPERIMENTS:-cold_start long2short distil pipeline zero}
 TOY=${TOY:-out/toy_base} PRUNED=${PRUNED:-out/toy/final}  # thinks too long; and pruned, by schedule.sh
 PLAIN=${PLAIN:-out/plain_base} SMALL=${SMALL:-out/plain_small} SUMS=${SUMS:-out/sums_base}  # not taught to think yet
-BUDGET=${BUDGET:-200000} STEPS=${STEPS:-10}  # tokens that a method samples; in cold_start it has so many steps instead
+BUDGET=${BUDGET:-300000} STEPS=${STEPS:-8}  # tokens that a method samples; in cold_start it has so many steps instead
 OUT="" CONFIG="" MODEL="" NAMED="" LOOSE="" TRAIN="" VAL=""  # of an experiment: see `use`
 . dev/lab.sh
 export ROOT TOY PRUNED PLAIN SMALL SUMS STEPS TRAIN VAL
@@ -94,7 +94,7 @@ zero() {  # R1-Zero on the search toy: RL on a base that knows format and sums, 
     use zero
     measure base/base
     rl alone/rl "" --cap "$LOOSE" --reward r1
-    sft cold/sft "" --data "$MODEL/cold_start.jsonl" --epochs 8
+    sft cold/sft "" --data "$MODEL/cold_start.jsonl" --epochs 12 --batch 16 --lr 2e-3
     rl cold/rl "$(result cold/sft)" --cap "$LOOSE" --reward r1
 }
 

@@ -13,7 +13,6 @@ hold the first half or quarter of them.
 """
 
 import hashlib
-import json
 import random
 import sys
 from dataclasses import dataclass
@@ -81,7 +80,8 @@ def make_splits(cfg: Config) -> dict[str, list[dict]]:
         rng, rows, ends = random.Random(f"cold {cfg.seed}"), [], []
         while not ends or ends[-1] < cfg.cold_tokens:
             ops = toy.make_problem(rng)
-            problem, answer, trace = toy.problem_text(ops), str(toy.START + sum(ops)), make_trace(ops, rng, name == "long")
+            problem, answer = toy.problem_text(ops), str(toy.START + sum(ops))
+            trace = make_trace(ops, rng, name == "long")
             if problem in held_out or not trace.endswith(f"\\boxed{{{answer}}}."):
                 continue
             rows.append({"id": f"{name}-{len(rows)}", "problem": problem, "answer": answer})

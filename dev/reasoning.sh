@@ -32,10 +32,10 @@ winner() { cat -- "$OUT/seed$SEED/$1/selected"; }  # ... and of train_prune.py
 cold_start() {  # long and short answers to begin with, as many tokens of both, and what RL adds to each
     local kind batch part like
     use cold_start
+    like="--cap $LOOSE --problems_per_step 8 --sample_tokens 0 --steps $STEPS"
     measure base/base
     for kind in long short; do
-        batch=8 && [ $kind = long ] || batch=72  # about as many tokens a step
-        like="--cap $LOOSE --problems_per_step 8 --sample_tokens 0 --steps $STEPS"
+        batch=8; [ $kind = long ] || batch=72  # about as many tokens a step
         for part in _quarter _half ""; do
             sft "$kind/sft$part" "" --data "$MODEL/cold_$kind$part.jsonl" --batch "$batch"
             rl "$kind/rl$part" "$(result "$kind/sft$part")" $like
@@ -107,7 +107,7 @@ zero() {  # R1-Zero on the search toy: RL on a base that knows format and sums, 
 for name in $EXPERIMENTS; do
     use "$name"
     mkdir -p "$OUT"
-    from=config/toy.yaml && [ "$name" != zero ] || from=config/search.yaml
+    from=config/toy.yaml; [ "$name" != zero ] || from=config/search.yaml
     sed "s|out/[a-z]*_base|$MODEL|" "$from" > "$CONFIG"
     reference
 done

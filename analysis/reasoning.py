@@ -137,7 +137,7 @@ def draw(rows: list[dict], name: str) -> Figure:
     for axis in (plane.xaxis, right.xaxis, length.xaxis):
         tokens_axis(axis)
     seeds = max(row["seeds"] for row in rows)
-    fig.suptitle(f"{name}: mean over {seeds} seeds, bars: one standard error")
+    fig.suptitle(f"{name}: mean over {seeds} seed{'s' * (seeds > 1)}, bars: one standard error")
     fig.legend(*plane.get_legend_handles_labels(), loc="outside right center", fontsize=9.5)
     return fig
 

@@ -1,4 +1,4 @@
-# For dev/methods.sh: runs of one method, and their tests, in $OUT/seed$SEED/METHOD/POINT.
+# For dev/methods.sh and dev/reasoning.sh: runs of one method, and their tests, in $OUT/seed$SEED/METHOD/POINT.
 # What is finished is skipped, so the same command goes on after a stop. Every evaluation has the prompt that names $NAMED.
 set -euo pipefail
 export PYTHON=${PYTHON:-python} OUT CONFIG MODEL NAMED BUDGET LOOSE
@@ -39,13 +39,22 @@ answers() {  # answers FILE PROBLEMS FLAGS: 8 answers to each of these problems
         --temperature 1 --top_p 1 --cap "$LOOSE" --out "$1" "${@:3}"
 }
 
+spend() {  # spend METHOD TESTED FLAGS: METHOD/answers.jsonl, which takes $BUDGET tokens by the length in TESTED's test
+    local here="$OUT/seed$SEED/$1" tokens
+    mkdir -p "$here"
+    tokens=$("$PYTHON" -c 'import json, sys; print(round(json.load(open(sys.argv[1]))["mean_tokens"]))' \
+        "$OUT/seed$SEED/$2/test/eval.json")
+    head -n $((BUDGET / 8 / tokens)) "$TRAIN" > "$here/problems.jsonl"
+    answers "$here/answers.jsonl" "$here/problems.jsonl" "${@:3}"
+}
+
 reference() {  # the base on the validation problems, once for all
     [ -f "$OUT/reference/eval.json" ] || "$PYTHON" eval.py --config "$CONFIG" --model "$MODEL" --data "$VAL" \
         --eval_samples 1 --prompt_cap "$NAMED" --out_dir "$OUT/reference"
 }
 
 all() {  # all NAME...: the functions of these names for each seed, one thread each and several at a time
-    export -f quietly measure rl sft answers "$@"
+    export -f quietly measure rl sft answers spend "$@"
     for seed in $SEEDS; do for name in "$@"; do echo "$seed $name"; done; done |
         OMP_NUM_THREADS=1 xargs -r -P "$JOBS" -L 1 bash -c \
             'set -euo pipefail; export SEED=$0; started=$SECONDS; "$1"; echo "$1, seed $SEED: $((SECONDS - started)) s"'

@@ -71,13 +71,8 @@ laser() { weighted laser target "120 95"; }
 
 # --- without RL
 shortest() {  # rejection sampling: 8 answers a problem for as many tokens, then fine-tuning on the shortest right ones
-    local here="$OUT/seed$SEED/shortest" tokens
-    mkdir -p "$here"
-    tokens=$("$PYTHON" -c 'import json, sys; print(round(json.load(open(sys.argv[1]))["mean_tokens"]))' \
-        "$OUT/seed$SEED/base/base/test/eval.json")
-    head -n $((BUDGET / 8 / tokens)) "$TRAIN" > "$here/problems.jsonl"
-    answers "$here/answers.jsonl" "$here/problems.jsonl"
-    sft shortest/sft "" --data "$here/answers.jsonl" --keep shortest --prompt_cap "$LOOSE"  # as they were asked
+    spend shortest base/base
+    sft shortest/sft "" --data "$OUT/seed$SEED/shortest/answers.jsonl" --keep shortest --prompt_cap "$LOOSE"
 }
 
 merged() {  # DLER's merging: the largest quarter of the rounds' changes, times 0.7

@@ -3,7 +3,6 @@ import dataclasses
 import json
 import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,25 +145,38 @@ esac
 """
 
 
-@pytest.mark.parametrize("chosen", ["", "rounds"])
-def test_every_command_of_methods_sh_has_options_that_its_script_knows(tmp_path, chosen):
+KINDS = {"train_prune.py": train_prune, "sft.py": sft, "eval.py": eval, "sample.py": sample, "export.py": export}
+
+
+def dry_run(tmp_path, script, **own):
+    """(words of each command that a script of dev/ runs, CAPS) on a stand-in for Python, after its options are parsed."""
     model, stub, calls = tmp_path / "base", tmp_path / "python", tmp_path / "calls"
     model.mkdir()
-    (model / "train.jsonl").write_text("{}\n" * 9)
+    (model / "train.jsonl").write_text("{}\n" * 999)
     stub.write_text(STUB)
     stub.chmod(0o755)
-    own = {"PYTHON": stub, "OUT": tmp_path / "out", "MODEL": model, "CALLS": calls, "SEEDS": 0, "JOBS": 1}
-    own |= {"METHODS": chosen} if chosen else {}
+    own |= {"PYTHON": stub, "OUT": tmp_path / "out", "CALLS": calls, "SEEDS": 0, "JOBS": 1}
     env = os.environ | {name: str(value) for name, value in own.items()}
-    ran = subprocess.run(["bash", "dev/methods.sh"], cwd=ROOT, env=env, capture_output=True, text=True)
+    ran = subprocess.run(["bash", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    kinds = {"train_prune.py": train_prune, "sft.py": sft, "eval.py": eval, "sample.py": sample, "export.py": export}
-    done = set()
-    for *words, caps in (line.split("\x1f") for line in calls.read_text().splitlines()):
-        if words[0] in kinds:
-            cfg = parse(kinds[words[0]].Config, words[1:], also="train_prune")
-            done.add(Path(cfg.out_dir).parent.name if words[0] == "train_prune.py" else words[0])
+    found = [line.split("\x1f") for line in calls.read_text().splitlines()]
+    for words in found:
+        if words[0] in KINDS:
+            cfg = parse(KINDS[words[0]].Config, words[1:-1], also="train_prune")
             if words[0] == "train_prune.py":
                 train_prune.check_options(dataclasses.replace(cfg, reference="", init_adapter=""))
-        assert "engine.schedule" not in words or caps == "auto"
+    return found
+
+
+def made(found, script):
+    """METHOD/POINT of each run of this script."""
+    return ["/".join(words[words.index("--out_dir") + 1].split("/")[-2:]) for words in found if words[0] == script]
+
+
+@pytest.mark.parametrize("chosen", ["", "rounds"])
+def test_every_command_of_methods_sh_has_options_that_its_script_knows(tmp_path, chosen):
+    own = {"METHODS": chosen} if chosen else {}
+    found = dry_run(tmp_path, "dev/methods.sh", MODEL=tmp_path / "base", **own)
+    assert all(caps == "auto" for *words, caps in found if "engine.schedule" in words)
+    done = {run.split("/")[0] for run in made(found, "train_prune.py")} | {words[0] for words in found}
     assert done >= ({"rounds"} if chosen else {"rounds", "dler", "da_dler", "gfpo", "dot", "laser", "sft.py", "export.py"})

@@ -2,7 +2,7 @@
 
     python data/gym.py chain_sum --options '{"max_terms": 4, "max_digits": 2}' --train 2048
     python data/thoughts.py out/gym/chain_sum/train.jsonl out/gym/chain_sum/thoughts.jsonl
-    python sft.py --config config/smollm2.yaml --data out/gym/chain_sum/thoughts.jsonl --out_dir out/smollm2_sft
+    head config/smollm2.yaml                         # how to go on
 
 Each thought has a first attempt, which is wrong in a quarter of the problems, and up to five checks. A check goes back
 from the result to the first number. Where it does not arrive there, the sum is done again, this time without a mistake.

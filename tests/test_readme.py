@@ -94,6 +94,8 @@ def check_script(script: str, words: list[str]) -> None:
         assert len(words) == (2 if script == "eval.py" else 1)
     elif script in ("data/toy.py", "data/search.py") and words[:1] == ["stats"]:
         assert words[1:]
+    elif script == "data/thoughts.py":
+        assert len(words) == 2
     elif script == "data/gym.py":
         check_options("data.gym", words[1:])
     elif script.startswith("tests/") or script in ("dev/small_deltas.py", "dev/model_table.py", "dev/matmuls.py"):
@@ -102,7 +104,7 @@ def check_script(script: str, words: list[str]) -> None:
         config, _ = importlib.import_module("dev.bench").COMMANDS[words[0]]
         parse(config, args=words[1:])
     else:
-        also = "train_prune" if script in ("sample.py", "eval.py", "export.py", "dev/small_weights.py") else ""
+        also = "train_prune" if script in ("sample.py", "sft.py", "eval.py", "export.py", "dev/small_weights.py") else ""
         check_options(script.removesuffix(".py").replace("/", "."), words, also)
 
 

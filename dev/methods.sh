@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens. Not run as a whole yet.
 #
-#   bash dev/methods.sh                                    # 3 seeds, about 90 minutes on 2 CPU cores
+#   bash dev/methods.sh                                    # 3 seeds, about an hour on 2 CPU cores
 #   SEEDS=0 METHODS="rounds kimi" bash dev/methods.sh      # less
 #
 # If interrupted, run the same command again; it goes on. OUT holds seed0/METHOD/POINT, and methods.md with the picture.
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-out/methods} CONFIG=${CONFIG:-config/search.yaml} MODEL=${MODEL:-out/search_base}
 TRAIN=$MODEL/train.jsonl VAL=$MODEL/val.jsonl
 CAPS=${CAPS:-160 120 100} TIGHT=${TIGHT:-60} LOOSE=${LOOSE:-400}  # the rounds; below the deepest search; never binds
-NAMED=${NAMED:-100} BUDGET=${BUDGET:-120000}  # the cap in every test's prompt; tokens that each method samples
+NAMED=${NAMED:-100} BUDGET=${BUDGET:-60000}  # the cap in every test's prompt; tokens that each method samples
 . dev/lab.sh
 export TRAIN VAL CAPS TIGHT LOOSE
 

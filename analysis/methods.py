@@ -209,6 +209,10 @@ def draw(result: dict, name: str) -> Figure:
                     elinewidth=1, label=method)
     ax.set(xlabel="mean response length (tokens)", ylabel="pass@1 (%)")
     ax.set_xlim(left=0)
+    # Budget forcing falls so low that it would press all others together: it leaves the picture at the bottom.
+    right = [100 * r["pass@1"]["value"] for r in result["rows"]]
+    base = next(100 * r["pass@1"]["value"] for r in result["rows"] if r["method"] == "base")
+    ax.set_ylim(bottom=min(value for value in right if value > base - 25) - 2)
     tokens_axis(ax.xaxis)
     seeds = max(r["seeds"] for r in result["rows"])
     ax.set_title(fill(f"{name}: mean over {seeds} seeds, bars: one standard error", 76))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens. Not run as a whole yet.
+# Ways to shorten the search toy (data/search.py), each with the same number of sampled tokens: docs/methods.md.
 #
 #   bash dev/methods.sh                                    # 3 seeds, about an hour on 2 CPU cores
 #   SEEDS=0 METHODS="rounds kimi" bash dev/methods.sh      # less
@@ -35,10 +35,10 @@ auto() {  # measured caps: a whole schedule, whose rounds have a third of the to
         'reference_samples: 1' 'confirm_samples: 0' 'test_samples: 1' "sample_tokens: $((BUDGET / 3))" >> "$run.yaml"
     [ -f "$run/run/summary.md" ] || quietly "$run" env CONFIG="$run.yaml" CAPS=auto OUT="$run/run" bash schedule.sh
     mkdir -p "$OUT/seed$SEED/auto"
-    for cap in $(cd "$run/run" && echo cap*); do
-        ln -sfn "$(realpath -- "$run/run/$cap")" "$OUT/seed$SEED/auto/$cap"
-        measure "auto/$cap" "$(cat -- "$run/run/$cap/selected")"
-    done
+    # The caps differ from seed to seed, so only the last round is a point.
+    cap=$(cd "$run/run" && printf '%s\n' cap* | sed 's/cap//' | sort -n | head -n 1)
+    ln -sfn "$(realpath -- "$run/run/cap$cap")" "$OUT/seed$SEED/auto/last"
+    measure auto/last "$(cat -- "$run/run/cap$cap/selected")"
 }
 
 # DLER and DA-DLER as in config/toy_dler.yaml, with groups of 8 as all others here have.
@@ -87,7 +87,7 @@ merged() {  # DLER's merging: the largest quarter of the rounds' changes, times 
 forced() {  # budget forcing of the base
     local here="$OUT/seed$SEED/forced"
     [ -f "$here/budget_forcing.json" ] || quietly "$here" "$PYTHON" -m analysis.budget "$OUT/seed$SEED/base/base/test" \
-        --out_dir "$here"
+        --budgets "[20, 40, 60, 80, 110, 140, 200]" --out_dir "$here"
 }
 
 OTHERS="one_shot auto dler da_dler dot gfpo kimi efficient shorterbetter gr3 l1_max laser shortest merged forced"

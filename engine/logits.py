@@ -44,7 +44,7 @@ def products(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     # Block by block, each small enough for the cache, and in one place: a float32 copy of the whole head, made at every
     # token, would take longer than the product, and to allocate a block takes as long as to fill it.
-    hidden, rows = hidden.float(), max(1, 2**20 // weight.shape[1])
+    hidden, rows = hidden.float(), min(len(weight), max(1, 2**20 // weight.shape[1]))
     logits, place = hidden.new_empty(len(hidden), len(weight)), hidden.new_empty(rows, hidden.shape[1])
     for part, block in zip(logits.split(rows, 1), weight.split(rows)):
         part.copy_(multiply(hidden, place[: len(block)].copy_(block)))

@@ -114,7 +114,6 @@ def main(cfg: Config) -> None:
         p.data = p.data.float() if p.requires_grad else p.data
     trainer.train(resume_from_checkpoint=get_last_checkpoint(cfg.out_dir))
     state.wait_for_everyone()
-    state.destroy_process_group()  # else the process that ends last may be aborted, its peers being gone
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from engine.answers import Answer, load_answers
 from engine.checkpoints import LogRow, markdown_of
 from engine.files import AnswerOptions, die, run
 from engine.groups import batch_of
-from engine.measuring import PARTIAL
 from engine.logits import token_logp
+from engine.measuring import PARTIAL
 from engine.memory import in_pieces, memory_plan, micro_batches
 from engine.policy import checkpoint_gradients, load_trainable, open_model
 from engine.problems import load_problems

@@ -65,6 +65,17 @@ class Point(NamedTuple):
 # ---------------------------------------------------------------------------------------- reading
 
 
+def read_steps(folder: Path, cfg: dict) -> list[dict[str, float]]:
+    """Of each step of a run of train_prune.py: tokens `sampled`, mean `length`, share `correct`."""
+    rollouts, steps = cfg["problems_per_step"] * cfg["group"], []
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            length, correct = float(row["length"]), float(row.get("correct") or "nan")
+            sampled = length * float(row.get("batches") or 1) * rollouts
+            steps.append({"sampled": sampled, "length": length, "correct": correct})
+    return steps
+
+
 def sampled_tokens(folder: Path) -> int:
     """Tokens that were sampled to make a run: its steps, its teacher's answers, measured caps, the run it began from."""
     if not (folder / "config.yaml").is_file():
@@ -72,9 +83,7 @@ def sampled_tokens(folder: Path) -> int:
     cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     total = 0
     if (folder / "log.csv").is_file() and "group" in cfg:
-        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-            batches = sum(float(row["length"]) * float(row.get("batches") or 1) for row in csv.DictReader(file))
-        total += batches * cfg["problems_per_step"] * cfg["group"]
+        total += sum(row["sampled"] for row in read_steps(folder, cfg))
     for source in filter(None, str(cfg.get("data") or "").split(",")):  # of sft.py
         total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source.strip())))
     before = Path(cfg.get("init_adapter") or "")

@@ -16,8 +16,8 @@ from analysis.evaluations import Evaluation
 from analysis.stats import interval, quotient_difference
 from analysis.tables import gap, side_table
 from engine.files import Options
-from engine.memory import micro_batches
 from engine.logits import token_logp
+from engine.memory import micro_batches
 from engine.policy import load_policy, rollout_model
 from engine.progress import Progress
 

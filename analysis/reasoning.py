@@ -13,7 +13,6 @@ The folder holds seed0/METHOD/POINT/test and so on, as for analysis.methods. A r
 +- is one standard error over seeds and problems together, differences are paired by problem (`stats.two_way`).
 """
 
-import csv
 import json
 import re
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 import yaml
 
 from analysis.command import help_or, split_folders
-from analysis.methods import COLOURS, MARKERS, Point, read_points
+from analysis.methods import COLOURS, MARKERS, Point, read_points, read_steps
 from analysis.plot import Figure, save, smooth, style, tokens_axis
 from analysis.stats import two_way
 from analysis.tables import gap, num, table
@@ -74,10 +73,9 @@ def curve_of(point: Point) -> dict[str, list[float]]:
         cfg = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").is_file() else {}
         if "group" not in cfg or not (folder / "log.csv").is_file():
             return {}
-        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-            rows = [[float(row[x]) for x in ("length", "correct", "batches")] for row in csv.DictReader(file)]
-        rollouts = cfg["problems_per_step"] * cfg["group"]
-        runs.append([[*accumulate(row[0] * row[2] * rollouts for row in rows)], *zip(*[row[:2] for row in rows])])
+        rows = read_steps(folder, cfg)
+        sampled, length, correct = ([row[x] for row in rows] for x in ("sampled", "length", "correct"))
+        runs.append([[*accumulate(sampled)], length, correct])
     steps = min(len(run[0]) for run in runs)
     mean = np.mean([[values[:steps] for values in run] for run in runs], 0)
     return dict(zip(("sampled", "length", "correct"), mean.tolist()))

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from engine.files import OptionError, first_line, note
-from engine.memory import head_dim, micro_batches, out_of_memory
 from engine.logits import LARGE, ONEDNN, multiply, onednn, pack
+from engine.memory import head_dim, micro_batches, out_of_memory
 
 
 class SlotCache:

@@ -209,7 +209,7 @@ def main(cfg: Config) -> None:
             die(f"--{name} {getattr(cfg, name)} must be at least 0 and below 1")
     # With the words of the prompt in it, so that an edit of sample.py is seen when a run is resumed.
     cfg, usual = (dataclasses.replace(options, **prompt_texts(options)) for options in (cfg, Config()))
-    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), FREE, Step) as folder:
+    with RunFolder(dataclasses.asdict(cfg), dataclasses.asdict(usual), FREE - {"test_data"}, Step) as folder:
         if folder.done:
             print(f"{folder.path} is done; --fresh true begins anew")
         else:

@@ -58,18 +58,35 @@ def read_answers(source: str, cfg) -> list[dict]:
         problem, found = last_exchange(row.get(chat)) if chat else (pick(row, asked), pick(row, cfg.response_key))
         problem, found = problem_text(problem), found if isinstance(found, list) else [found]
         thought = pick(row, cfg.thinking_key) if cfg.thinking_key else "none"
-        if not found or not all(isinstance(x, str) and x.strip() for x in (problem, *found, thought)):
+        blank = not (isinstance(thought, str) and thought.strip() and problem.strip())
+        if blank or not found or not all(isinstance(text, str) for text in found):
             wanted = ", ".join(filter(None, (asked, chat or cfg.response_key, cfg.thinking_key)))
             die(f"{source} row {number} has no text in one of {wanted}; its columns: {', '.join(row)}")
         gold = answer_text(row["gold"] if "gold" in row else pick(row, cfg.answer_key))
-        ended = row.get("finished", row.get("is_reasoning_complete", True))  # the latter: OpenR1-Math, a list
+        ended = row.get("finished", row.get("is_reasoning_complete"))  # the latter: OpenR1-Math, a list
         sampled = {"prompt", "n_tokens", "response_ids"} - {asked}
         one = {key: row[key] for key in sampled if row.get(key) is not None} | {"problem": problem, "gold": gold}
         for k, text in enumerate(found):
-            finished = bool(ended[k]) if isinstance(ended, list) and k < len(ended) else bool(ended)
+            finished, correct = (flag(value, k, f"{source} row {number}") for value in (ended, row.get("correct")))
             text = tagged(text, thought if cfg.thinking_key else "")
-            rows.append(one | {"response": text, "finished": finished, "correct": row.get("correct")})
+            rows.append(one | {"response": text, "finished": finished is not False, "correct": correct})
     return rows
+
+
+def flag(value, k: int, where: str) -> bool | None:
+    """Response k's own of a row's flags, or the one for all of them; None where there is none.
+
+    >>> flag("False", 0, ""), flag([True, 0], 1, ""), flag([True], 1, ""), flag("", 0, "")
+    (False, False, None, None)
+    """
+    if isinstance(value, list):
+        value = value[k] if k < len(value) else None
+    if value is None or value == "":
+        return None
+    text = str(value).strip().lower().removesuffix(".0")
+    if text not in ("true", "false", "1", "0"):
+        die(f"{where}: {value!r} stands for finished or correct, and is neither true nor false")
+    return text in ("true", "1")
 
 
 def last_exchange(chat) -> tuple[str, str | None]:
@@ -114,7 +131,9 @@ def kept(rows: list[dict], keep: str, thinking: bool, out: Counter) -> list[dict
     found: dict[tuple, dict] = {}
     for row in rows:
         same = (" ".join(row["problem"].split()), row["response"])
-        if keep != "all" and not (row["finished"] and row["correct"]):
+        if not row["response"].strip():
+            out["empty"] += 1
+        elif keep != "all" and not (row["finished"] and row["correct"]):
             out["wrong" if row["finished"] else "cut off"] += 1
         elif same in found:
             out["doubled"] += 1
@@ -190,7 +209,7 @@ def encode(rows: list[dict], tokenizer, cfg) -> list[Answer]:
 def split(answers: list[Answer], share: float, seed: int) -> tuple[list[Answer], list[Answer]]:
     """(to learn from, for the validation loss): whole problems are kept back, at least one where there are two."""
     problems = list(dict.fromkeys(answer.problem for answer in answers))
-    n = max(1, round(share * len(problems))) if share > 0 and len(problems) > 1 else 0
+    n = min(max(1, round(share * len(problems))), len(problems) - 1) if share > 0 else 0
     back = set(random.Random(f"{seed} validation").sample(problems, n))
     return [a for a in answers if a.problem not in back], [a for a in answers if a.problem in back]
 

@@ -5,6 +5,7 @@ import doctest
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 
@@ -111,6 +112,7 @@ def test_keep_by_hand():
     out = Counter()
     assert kept(rows, "right", True, out) == [rows[0], rows[1], rows[5]] and out == {"wrong": 1, "doubled": 1, "cut off": 1}
     assert kept(rows, "all", True, Counter()) == [rows[0], rows[1], rows[2], rows[4], rows[5]]
+    assert kept([row(response=" \n"), row()], "all", True, out := Counter()) == [row()] and out == {"empty": 1}
     a, b, c = Answer("p", [], [1, 2]), Answer("p", [], [3]), Answer("p", [], [4])
     assert shortest([a, b, c]) == [b]  # of equals the first
 
@@ -173,6 +175,35 @@ def test_files_are_joined_and_what_is_left_out_is_counted(cfg, tmp_path):
     assert len(train) + len(val) == 8 and "left out of 14: 4 wrong, 1 doubled, 1 over --max_tokens 400" in lines
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+@pytest.mark.parametrize("no, yes", [(False, True), ("False", "True"), ("false", "TRUE"), (0, 1), ("0.0", "1.0")])
+def test_verdicts_are_believed_as_they_are_written(cfg, tmp_path, ending, no, yes):
+    right, wrong, cut = ({**answer_rows()[1], "response": f"{k}</think>\\boxed{{2}}"} for k in range(3))
+    rows = [right | {"correct": yes, "finished": yes}, wrong | {"correct": no, "finished": yes}, cut | {"correct": yes, "finished": no}]
+    path = tmp_path / f"set.{ending}"
+    write(path, rows)
+    if ending == "csv":
+        with open(path, "w", newline="") as f:
+            table = csv.DictWriter(f, rows[0])
+            table.writeheader()
+            table.writerows(rows)
+    rows = read_answers(str(path), cfg)
+    assert [(r["correct"], r["finished"]) for r in rows] == [(True, True), (False, True), (True, False)]
+    assert kept(rows, "right", True, out := Counter()) == rows[:1] and out == {"wrong": 1, "cut off": 1}
+
+
+def test_each_of_several_responses_has_its_own_verdict(tmp_path):
+    one = {"problem": "p", "response": ["a", "b", "c"], "correct": [True, False], "finished": [False, True]}
+    rows = read_answers(write(tmp_path / "set.jsonl", [one]), Config())
+    assert [(r["correct"], r["finished"]) for r in rows] == [(True, False), (False, True), (None, True)]
+
+
+def test_one_problem_at_least_is_left_to_learn_from():
+    for n in (1, 2, 3):
+        train, val = split([Answer(str(i), [], [i]) for i in range(n)], 0.9, seed=0)
+        assert len(train) == 1 and len(val) == n - 1
+
+
 def test_the_validation_loss_is_of_other_problems():
     made = [Answer(str(i % 10), [], [i]) for i in range(30)]
     train, val = split(made, 0.2, seed=0)
@@ -203,7 +234,9 @@ BAD = {  # rows, options, what the line says
     "beyond the context": (answer_rows(), {"max_tokens": 600}, "--max_tokens 600 exceeds the model's context of 512"),
     "no such column": (answer_rows(), {"response_key": "solution"}, "no column 'solution'"),
     "no thought": (answer_rows(), {"thinking_key": "thought"}, "row 1 has no text in one of problem, response, thought"),
-    "an empty response": ([*answer_rows(), {"problem": "p", "response": " "}], {}, "row 13 has no text"),
+    "no response": ([*answer_rows(), {"problem": "p", "response": None}], {}, "row 13 has no text"),
+    "no problem": ([*answer_rows(), {"problem": " ", "response": "r"}], {}, "row 13 has no text"),
+    "a verdict in other words": ([r | {"correct": "Yes"} for r in answer_rows()], {}, "row 1: 'Yes' stands for finished or correct"),
     "no file": (None, {}, "answers.jsonl does not exist"),
     "no batch": (answer_rows(), {"batch": 0}, "--batch 0"),
     "a warm-up of everything": (answer_rows(), {"warmup": 1.0}, "--warmup"),
@@ -302,6 +335,13 @@ def test_a_killed_run_resumes_to_the_same_bytes(whole, tmp_path, monkeypatch):
     assert checkpoints.newest(folder) == (folder / "step0002", 2)
     sft.main(cfg)
     same_run(folder, whole)
+
+
+def test_a_run_does_not_go_on_with_another_test_whose_problems_it_might_have_learnt(whole, tmp_path, capsys):
+    shutil.copytree(whole[1], tmp_path / "run")
+    other = write(tmp_path / "test.jsonl", [{"problem": "What is 50 + 50?", "answer": "100"}])
+    cfg = dataclasses.replace(whole[0], out_dir=str(tmp_path / "run"), test_data=other)
+    assert "test_data" in refusal(capsys, lambda: sft.main(cfg))
 
 
 @pytest.mark.parametrize("name, number, step", [("in_pieces", 2, 1), ("evaluate", 1, 2)])

@@ -78,6 +78,7 @@ def read_steps(folder: Path, cfg: dict) -> list[dict[str, float]]:
 
 def sampled_tokens(folder: Path) -> int:
     """Tokens that were sampled to make a run: its steps, its teacher's answers, measured caps, the run it began from."""
+    folder = folder.resolve()  # a point may be a link to a round of a schedule, whose first_cap.json lies beside it
     if not (folder / "config.yaml").is_file():
         return 0
     cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -95,7 +96,7 @@ def sampled_tokens(folder: Path) -> int:
 
 
 def read_points(root: Path) -> list[Point]:
-    """All points, methods in the order of their first seed's names; exits with status 2 where the problems differ."""
+    """All points, methods in the order of their first seed's names; exits with 2 where problems or seeds differ."""
     found: dict[tuple[str, str], list[tuple[Path, Evaluation]]] = {}
     for path in sorted(root.glob("seed*/*/*/test/eval.json")):
         folder = path.parent.parent
@@ -106,6 +107,11 @@ def read_points(root: Path) -> list[Point]:
         base = load_evaluation(str(path.parent.parent / "base" / "base" / "test"))
         for budget, side in forced_sides(base, read_json(path)).items():
             found.setdefault((path.parent.name, str(budget)), []).append((path.parent, side))
+    seeds = {name: [folder.relative_to(root).parts[0] for folder, _ in runs] for name, runs in found.items()}
+    for name, own in seeds.items():
+        if own != seeds["base", "base"]:
+            die(f"{root}: {'/'.join(name)} has {', '.join(own)}, and the base {', '.join(seeds['base', 'base'])}: "
+                "differences are between runs of one seed, so run the same ones for all")  # fmt: skip
     first = found["base", "base"][0][1]
     return [
         Point(method, name, [pair(first, side) for _, side in runs], [sampled_tokens(folder) for folder, _ in runs])
@@ -137,26 +143,25 @@ def groups_of(side: Evaluation, column: str) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------------------------------- comparing
 
 
-def at_tokens(curve: list[Point], tokens: float, seeds: int) -> np.ndarray:
+def at_tokens(curve: list[Point], tokens: float) -> np.ndarray:
     """(R, P) pass@1 on the straight line between a method's neighbouring points; level beyond its ends."""
     curve = sorted(curve, key=lambda point: point.tokens.mean())
     x = [point.tokens.mean() for point in curve]
     weights = [np.interp(tokens, x, own) for own in np.eye(len(x))]
-    return sum(weight * point.right[:seeds] for weight, point in zip(weights, curve))
+    return sum(weight * point.right for weight, point in zip(weights, curve))
 
 
 def row_of(point: Point, base: Point, rival: list[Point]) -> dict:
     """The figures of one point."""
-    seeds = min([len(point.sides), len(base.sides), *(len(other.sides) for other in rival)])
     tokens, right = two_way(point.tokens), two_way(point.right)
     means = np.array([base.right.mean(), base.tokens.mean(), right["value"], tokens["value"]])
     row = {"method": point.method, "point": point.name, "seeds": len(point.sides), "tokens": tokens, "pass@1": right}
     row |= {"aes": float(efficiency(means)), "sampled": float(np.mean(point.sampled))}
-    row["to_base"] = two_way(point.right[:seeds] - base.right[:seeds])
+    row["to_base"] = two_way(point.right - base.right)
     if rival and point.method != rival[0].method:
-        row["to_rival"] = two_way(point.right[:seeds] - at_tokens(rival, tokens["value"], seeds))
-        means = [float(other.tokens.mean()) for other in rival]
-        row["beyond"] = not min(means) <= tokens["value"] <= max(means)
+        row["to_rival"] = two_way(point.right - at_tokens(rival, tokens["value"]))
+        reach = [float(other.tokens.mean()) for other in rival]
+        row["beyond"] = not min(reach) <= tokens["value"] <= max(reach)
     return row
 
 

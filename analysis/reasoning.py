@@ -90,8 +90,7 @@ def analyse(points: list[Point], cfg: Config) -> list[dict]:
         row = {"run": title(point), "start": start, "seeds": len(point.sides), "sampled": float(np.mean(point.sampled))}
         row |= {name: two_way(array) for name, array in own.items()}
         if start in values:
-            n = min(len(own["tokens"]), len(values[start]["tokens"]))
-            row["adds"] = {name: two_way(own[name][:n] - values[start][name][:n]) for name in ("tokens", "pass@1")}
+            row["adds"] = {name: two_way(own[name] - values[start][name]) for name in ("tokens", "pass@1")}
         rows.append(row | {"curve": curve_of(point)})
     return rows
 

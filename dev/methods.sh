@@ -11,17 +11,11 @@ TRAIN=$MODEL/train.jsonl VAL=$MODEL/val.jsonl
 CAPS=${CAPS:-160 120 100} TIGHT=${TIGHT:-60} LOOSE=${LOOSE:-400}  # the rounds; below the deepest search; never binds
 NAMED=${NAMED:-100} BUDGET=${BUDGET:-60000}  # the cap in every test's prompt; tokens that each method samples
 . dev/lab.sh
-export TRAIN VAL CAPS TIGHT LOOSE
+export CAPS TIGHT
 
 base() { measure base/base; }
 
-rounds() {  # ThinkPrune: a third of the tokens for each cap
-    local cap from=""
-    for cap in $CAPS; do
-        BUDGET=$((BUDGET / 3)) rl "rounds/cap$cap" "$from" --cap "$cap"
-        from=$(cat -- "$OUT/seed$SEED/rounds/cap$cap/selected")
-    done
-}
+in_rounds() { rounds $CAPS; }
 
 one_shot() {  # each cap at once, and one that has no room for a deep search
     for cap in $CAPS $TIGHT; do rl "one_shot/cap$cap" "" --cap "$cap"; done
@@ -69,19 +63,9 @@ gr3() { weighted gr3 alpha "0.33 1.0"; }
 l1_max() { weighted l1_max target "120 95"; }
 laser() { weighted laser target "120 95"; }
 
-# --- without RL
-shortest() {  # rejection sampling: 8 answers a problem for as many tokens, then fine-tuning on the shortest right ones
-    spend shortest base/base
-    sft shortest/sft "" --data "$OUT/seed$SEED/shortest/answers.jsonl" --keep shortest --prompt_cap "$LOOSE"
-}
-
+# --- without RL; `shortest` stands in dev/lab.sh
 merged() {  # DLER's merging: the largest quarter of the rounds' changes, times 0.7
-    local here="$OUT/seed$SEED/merged/top25" from="$OUT/seed$SEED/rounds/cap${CAPS##* }"
-    mkdir -p "$here"
-    [ -d "$here/model" ] || quietly "$here" "$PYTHON" export.py --model "$MODEL" --adapter "$(cat -- "$from/selected")" \
-        --keep_top 0.25 --scale 0.7 --data "$VAL" --cap "$NAMED" --max_problems 8 --out "$here/model"
-    printf 'init_adapter: %s\n' "$(cat -- "$from/selected")" > "$here/config.yaml"  # what its tokens were spent on
-    MODEL=$here/model measure merged/top25 "" --load_4bit false
+    merge merged/top25 "$(result "rounds/cap${CAPS##* }")" --keep_top 0.25 --scale 0.7
 }
 
 forced() {  # budget forcing of the base
@@ -96,6 +80,6 @@ export -f weighted like_dler
 [ -d "$MODEL" ] || "$PYTHON" data/search.py
 reference
 all base
-case " $METHODS " in *" rounds "*) all rounds ;; esac  # merged needs them
+case " $METHODS " in *" rounds "*) all in_rounds ;; esac  # merged needs them
 all ${METHODS//rounds/}
 "$PYTHON" -m analysis.methods "$OUT" --by depth

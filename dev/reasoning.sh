@@ -13,7 +13,7 @@ PLAIN=${PLAIN:-out/plain_base} SMALL=${SMALL:-out/plain_small} SUMS=${SUMS:-out/
 BUDGET=${BUDGET:-300000} STEPS=${STEPS:-8}  # tokens that a method samples; in cold_start it has so many steps instead
 OUT="" CONFIG="" MODEL="" NAMED="" LOOSE="" TRAIN="" VAL=""  # of an experiment: see `use`
 . dev/lab.sh
-export ROOT TOY PRUNED PLAIN SMALL SUMS STEPS TRAIN VAL
+export ROOT TOY PRUNED PLAIN SMALL SUMS STEPS
 
 use() {  # use EXPERIMENT: its folder, config and model; no cap binds but those of ThinkPrune's rounds
     OUT=$ROOT/$1 CONFIG=$ROOT/$1/config.yaml NAMED=640 LOOSE=640
@@ -25,9 +25,6 @@ use() {  # use EXPERIMENT: its folder, config and model; no cap binds but those 
     esac
     TRAIN=$MODEL/train.jsonl VAL=$MODEL/val.jsonl
 }
-
-result() { echo "$OUT/seed$SEED/$1/final"; }  # result METHOD/POINT: the adapter of a run of sft.py
-winner() { cat -- "$OUT/seed$SEED/$1/selected"; }  # ... and of train_prune.py
 
 cold_start() {  # long and short answers to begin with, as many tokens of both, and what RL adds to each
     local kind batch part like
@@ -45,26 +42,13 @@ cold_start() {  # long and short answers to begin with, as many tokens of both, 
 }
 
 long2short() {  # Kimi's and DLER's ways to shorten, against ThinkPrune's rounds
-    local cap from=""
     use long2short
     measure base/base
-    for cap in 260 180 125; do
-        BUDGET=$((BUDGET / 3)) rl "rounds/cap$cap" "$from" --cap "$cap"
-        from=$(winner "rounds/cap$cap")
-    done
-    spend shortest base/base
-    sft shortest/sft "" --data "$OUT/seed$SEED/shortest/answers.jsonl" --keep shortest --prompt_cap "$LOOSE"
-    merged rounds_half "$from" --scale 0.5
-    merged rounds_top25 "$from" --keep_top 0.25 --scale 0.7
-    merged shortest_half "$(result shortest/sft)" --scale 0.5
-}
-merged() {  # merged POINT ADAPTER FLAGS: base + a share of the adapter, tested in its own precision
-    local here="$OUT/seed$SEED/merged/$1"
-    mkdir -p "$here"
-    [ -d "$here/model" ] || quietly "$here" "$PYTHON" export.py --model "$MODEL" --adapter "$2" --data "$VAL" \
-        --cap "$NAMED" --max_problems 8 --out "$here/model" "${@:3}"
-    printf 'init_adapter: %s\n' "$2" > "$here/config.yaml"  # what it was made from
-    MODEL=$here/model measure "merged/$1" "" --load_4bit false
+    rounds 260 180 125
+    shortest
+    merge merged/rounds_half "$(result rounds/cap125)" --scale 0.5
+    merge merged/rounds_top25 "$(result rounds/cap125)" --keep_top 0.25 --scale 0.7
+    merge merged/shortest_half "$(result shortest/sft)" --scale 0.5
 }
 
 distil() {  # a small student learns from the toy, from the pruned toy, or by RL alone
@@ -84,7 +68,7 @@ pipeline() {  # R1's: cold start, RL, rejection sampling and fine-tuning from th
     measure base/base
     sft stages/1_cold "" --data "$MODEL/cold_long_half.jsonl" --batch 8
     BUDGET=$((BUDGET / 3)) rl stages/2_rl "$(result stages/1_cold)" --cap "$LOOSE" --reward r1
-    BUDGET=$((BUDGET / 3)) spend stages stages/2_rl --adapter "$(winner stages/2_rl)"
+    BUDGET=$((BUDGET / 3)) spend stages stages/2_rl --adapter "$(result stages/2_rl)"
     sft stages/3_sft "" --data "$OUT/seed$SEED/stages/answers.jsonl"
     BUDGET=$((BUDGET / 3)) rl stages/4_rl "$(result stages/3_sft)" --cap "$LOOSE" --reward r1
     rl alone/rl "" --cap "$LOOSE" --reward r1
@@ -112,7 +96,7 @@ for name in $EXPERIMENTS; do
     reference
 done
 
-export -f use result winner merged
+export -f use
 all $EXPERIMENTS
 for name in $EXPERIMENTS; do
     echo "== $name"

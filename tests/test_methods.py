@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -16,7 +17,7 @@ import train_prune
 from analysis import methods
 from analysis.methods import Config
 from analysis.stats import two_way
-from conftest import ROOT
+from conftest import ROOT, refusal
 from engine.files import parse
 from test_plot import rollout, save
 
@@ -77,6 +78,14 @@ def test_what_the_measured_caps_cost_counts(root):
     (home / "cap150" / "selection.json").write_text(json.dumps({"next_cap": {"cap": 100, "tokens": 70}}))
     assert methods.sampled_tokens(home / "cap150") == 3 * 120 * 8 + 570
     assert methods.sampled_tokens(home / "cap100") == 3 * 120 * 8 + 3 * 80 * 8 + 570
+    (root / "seed0" / "auto").mkdir()
+    (root / "seed0" / "auto" / "last").symlink_to(home / "cap150")
+    assert methods.sampled_tokens(root / "seed0" / "auto" / "last") == 3 * 120 * 8 + 570
+
+
+def test_a_method_that_lacks_a_seed_is_refused(root, capsys):
+    shutil.rmtree(root / "seed0" / "kimi")
+    assert "kimi/w1 has seed1, and the base seed0, seed1" in refusal(capsys, lambda: methods.main([str(root)]))
 
 
 def test_budget_forcing_is_the_base_with_the_forced_answers_in_it(root):
@@ -159,6 +168,9 @@ def dry_run(tmp_path, script, **own):
     env = os.environ | {name: str(value) for name, value in own.items()}
     ran = subprocess.run(["bash", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    begun = calls.read_text()
+    ran = subprocess.run(["bash", script], cwd=ROOT, env=env | {"BUDGET": "7"}, capture_output=True, text=True)
+    assert ran.returncode == 2 and "BUDGET=7 " in ran.stderr and "name another OUT" in ran.stderr and calls.read_text() == begun
     found = [line.split("\x1f") for line in calls.read_text().splitlines()]
     for words in found:
         if words[0] in KINDS:

@@ -62,10 +62,11 @@ def test_a_curve_is_the_mean_of_the_steps_that_all_seeds_have(root):
 
 
 def test_the_format_is_a_box_within_the_cap_and_reflection_counts_words(root):
-    folder = run_of(root, 0, "odd/one", 50, 2, text="Wait.\nHmm, double-check.")
-    rows = [json.loads(line) for line in (folder / "test" / "rollouts.jsonl").read_text().splitlines()]
-    rows[0]["answer"], rows[1]["finished"] = None, False
-    save(folder / "test", rows)
+    for seed in (0, 1):
+        folder = run_of(root, seed, "odd/one", 50, 2, text="Wait.\nHmm, double-check.")
+        rows = [json.loads(line) for line in (folder / "test" / "rollouts.jsonl").read_text().splitlines()]
+        rows[0]["answer"], rows[1]["finished"] = None, False
+        save(folder / "test", rows)
     row = rows_of(root)["odd/one"]
     assert (row["format"]["value"], row["reflection"]["value"]) == (0.5, 2)
 

@@ -24,7 +24,7 @@ PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/
 SCRIPTS = sorted(p for folder in (".", "analysis", "data", "dev", "engine", "scale") for p in ROOT.glob(f"{folder}/*.py"))
 SHELL = [*ROOT.glob("*.sh"), *ROOT.glob("dev/*.sh"), *ROOT.glob("config/*.yaml")]
 SETTINGS = "CONFIG CAPS OUT SEED MODEL REFERENCE FRESH"  # of schedule.sh
-OTHER_SETTINGS = "SEEDS FAMILIES HF_ENDPOINT HF_HUB_OFFLINE OMP_NUM_THREADS PYTHON PYTHON_VERSION CUDA MORE ENGINE PROCESSES METHODS EXPERIMENTS"
+OTHER_SETTINGS = "SEEDS FAMILIES HF_ENDPOINT HF_HUB_OFFLINE OMP_NUM_THREADS PYTHON PYTHON_VERSION CUDA MORE ENGINE PROCESSES METHODS EXPERIMENTS BUDGET"
 CODE = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SCRIPTS}
 
 

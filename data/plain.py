@@ -12,19 +12,15 @@ checks of data/toy.py, cold_short.jsonl without any. Both have the same number o
 hold the first half or quarter of them.
 """
 
-import hashlib
 import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from unittest.mock import patch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import toy  # noqa: E402
 from sample import build_prompt  # noqa: E402
-
-TOY_SPLITS, TOY_RECIPE = toy.make_splits, toy.recipe_of
 
 
 @dataclass
@@ -74,7 +70,7 @@ def make_rows(tokenizer, n: int, long: float, held_out: set[str], rng: random.Ra
 
 def make_splits(cfg: Config) -> dict[str, list[dict]]:
     """The splits of data/toy.py, and right answers to learn from, as many as make up `cold_tokens`."""
-    splits, tokenizer = TOY_SPLITS(cfg), toy.build_tokenizer()
+    splits, tokenizer = toy.make_splits(cfg), toy.build_tokenizer()
     held_out = {row["problem"] for rows in splits.values() for row in rows}
     for name in ("long", "short"):
         rng, rows, ends = random.Random(f"cold {cfg.seed}"), [], []
@@ -93,21 +89,9 @@ def make_splits(cfg: Config) -> dict[str, list[dict]]:
 
 
 # ---------------------------------------------------------------- the command (not in the recipe)
-def recipe_of(cfg: Config) -> dict:
-    """The recipe of data/toy.py, with the code of this file, down to here, in its digest."""
-    recipe = TOY_RECIPE(cfg)
-    digest = recipe["recipe"] + Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
-    return {**recipe, "recipe": hashlib.sha256(digest.encode()).hexdigest()[:16]}
-
-
 def make(cfg: Config) -> None:
     """Makes the folder as data/toy.py does, with these traces and this size."""
-    from transformers import Qwen2Config
-
-    ours = dict(make_splits=make_splits, make_rows=make_rows, recipe_of=recipe_of)
-    sizes = SMALL if cfg.size == "small" else {}
-    with patch.multiple(toy, **ours), patch("transformers.Qwen2Config", lambda **own: Qwen2Config(**own | sizes)):
-        toy.make(cfg)
+    toy.make(cfg, toy.Kind(make_splits, make_rows, sizes=SMALL if cfg.size == "small" else {}, file=__file__))
 
 
 if __name__ == "__main__":

@@ -12,23 +12,20 @@ Model and training are those of data/toy.py, whose problems and traces are repla
 Each folder also has cold_start.jsonl: searches without superfluous rounds, on problems of its own, to fine-tune on.
 """
 
-import hashlib
 import json
 import random
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
-from unittest.mock import patch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import toy  # noqa: E402
 from sample import build_prompt  # noqa: E402
-
-TOY_TOKENIZER, TOY_RECIPE = toy.build_tokenizer, toy.recipe_of
 
 
 @dataclass
@@ -140,8 +137,7 @@ def build_tokenizer():
     numbers = [1] * len(NAMES)
     words = ["Try for yes \nWait \nHmm", *HEADERS, problem_text(numbers, 0)]
     words += [f" {name} \n{name}" for name in NAMES]
-    with patch.multiple(toy, HIGH=2 * HIGH, HEADERS=words):  # numbers and distances to the target, with their signs
-        return TOY_TOKENIZER()
+    return toy.build_tokenizer(2 * HIGH, words)  # numbers and distances to the target, with their signs
 
 
 def make_rows(cfg: Config, tokenizer, n: int, long: float, held_out: set[str], rng: random.Random) -> list:
@@ -210,18 +206,9 @@ def stats(files: list[str]) -> None:
 
 
 # ---------------------------------------------------------------- the command
-def recipe_of(cfg: Config) -> dict:
-    """The recipe of data/toy.py, with the code of this file, down to the statistics, in its digest."""
-    recipe = TOY_RECIPE(cfg)
-    digest = recipe["recipe"] + Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
-    return {**recipe, "recipe": hashlib.sha256(digest.encode()).hexdigest()[:16]}
-
-
 def make(cfg: Config) -> None:
     """Makes the folder as data/toy.py does, with these problems and traces."""
-    ours = dict(make_splits=make_splits, build_tokenizer=build_tokenizer, recipe_of=recipe_of)
-    with patch.multiple(toy, **ours, make_rows=lambda *args: make_rows(cfg, *args)):
-        toy.make(cfg)
+    toy.make(cfg, toy.Kind(make_splits, partial(make_rows, cfg), build_tokenizer, file=__file__))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sample import INSTRUCTION, SYSTEM, build_prompt  # noqa: E402
@@ -89,7 +91,7 @@ def problem_text(ops: list[int]) -> str:
     return f"From start {START}: {steps}. Find {NAMES[len(ops) - 1]}."
 
 
-def make_trace(ops: list[int], n_checks: int, rng: random.Random) -> str:
+def make_trace(ops: list[int], n_checks: int, rng: random.Random, headers: list[str] = HEADERS) -> str:
     """Writes one response with that many checks; the first pass may err, checks and redos never."""
     value, lines = START, [f"From start {START}"]
     for name, op in zip(NAMES, ops):
@@ -102,7 +104,7 @@ def make_trace(ops: list[int], n_checks: int, rng: random.Random) -> str:
     answer = value
     lines.append(f"I get answer {answer}.")
     for k in range(n_checks):
-        lines.append(HEADERS[0 if k == 0 else 2 - k % 2].format(answer))
+        lines.append(headers[0 if k == 0 else 2 - k % 2].format(answer))
         value = answer
         for name, op in reversed(list(zip(NAMES, ops))):
             value -= op
@@ -145,8 +147,8 @@ TEMPLATE = (
 )
 
 
-def build_tokenizer():
-    """A Qwen2 tokenizer of 256 bytes and a list of whole words, numbers and signed operands.
+def build_tokenizer(high: int = HIGH, headers: list[str] = HEADERS):
+    """A Qwen2 tokenizer of 256 bytes and a list of whole words, numbers and signed operands up to `high`.
 
     The words are added tokens: AutoTokenizer gives a Qwen2 folder Qwen's own rules (one digit a
     token), and added tokens are the one part that comes through. Other text falls to bytes.
@@ -156,10 +158,10 @@ def build_tokenizer():
 
     # The prompt's fixed sentences are one token each: they are the same in every row.
     words = re.split(r"\{cap\}|<think>|</think>", SYSTEM) + ["\n" + INSTRUCTION, "From"]
-    numbers = range(LOW - 10, HIGH + 11)  # a mistaken first pass leaves LOW..HIGH by a few
-    words += [f" {n}" for n in numbers] + [f" {n:+d}" for n in range(-HIGH, HIGH + 1)]
+    numbers = range(LOW - 10, high + 11)  # a mistaken first pass leaves LOW..HIGH by a few
+    words += [f" {n}" for n in numbers] + [f" {n:+d}" for n in range(-high, high + 1)]
     ops = [1] * len(NAMES)
-    texts = [*HEADERS, problem_text(ops), make_trace(ops, 1, random.Random(0))]
+    texts = [*headers, problem_text(ops), make_trace(ops, 1, random.Random(0), headers)]
     texts += ["\nBack at fails so redo \nWait \nHmm"]
     words += re.findall(r"[ \n]?[\\A-Za-z][\\A-Za-z{-]*|[ \n]=|}\.", " ".join(texts))
     words = [w for w in dict.fromkeys(words) if len(w) > 1]
@@ -206,14 +208,16 @@ def make_batches(rows: list, tokens_per_step: int, rng: random.Random) -> list[l
     return batches or [batch]
 
 
-def build_model(tokenizer):
-    """A random Qwen2 of 0.85M parameters whose number embeddings start on a smooth curve."""
+def build_model(tokenizer, **sizes):
+    """A random Qwen2 of 0.85M parameters, or of other sizes, whose number embeddings start on a smooth curve."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(  # sizes divisible by 64, as the 4-bit layers of bitsandbytes want them
-        vocab_size=math.ceil(len(tokenizer) / 64) * 64, hidden_size=128, intermediate_size=384,
-        num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    # Divisible by 64, as the 4-bit layers of bitsandbytes want them.
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4} | sizes
+    config = Qwen2Config(
+        **sizes, vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
         max_position_embeddings=2048, initializer_range=0.02, bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )
@@ -246,7 +250,18 @@ def orthogonalise(matrix):
     return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
 
 
-def train(cfg: Config, tokenizer, held_out: set[str]):
+class Kind(NamedTuple):
+    """What makes a toy another one: data/plain.py and data/search.py have their own."""
+
+    splits: Callable[[Config], dict[str, list[dict]]] = make_splits
+    rows: Callable[..., list] = make_rows
+    tokenizer: Callable = build_tokenizer
+    sizes: dict[str, int] = {}
+    file: str = ""
+    """The one that has these: its code is part of the recipe, too."""
+
+
+def train(cfg: Config, tokenizer, held_out: set[str], kind: Kind = Kind()):
     """Trains the model on made traces, short ones first; returns it."""
     import torch
     import torch.nn.functional as F
@@ -254,7 +269,7 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
 
     torch.manual_seed(cfg.seed)
     rng = random.Random(f"train {cfg.seed}")
-    model = build_model(tokenizer).train()
+    model = build_model(tokenizer, **kind.sizes).train()
     # Muon for the matrices (twice as fast as AdamW here), Adam for embeddings, norms and biases.
     # torch.optim.Muon works in bf16, which is slow on a CPU without it; so it is written out below.
     by_shape = {}
@@ -266,7 +281,7 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
     weight[tokenizer.convert_tokens_to_ids([" fits", " fails"])] = 4.0
 
     parts = {"model": model, "adam": adam, "momentum": list(momentum.values())}  # keeps
-    kept = KeptState(partial_of(cfg), recipe_of(cfg)["recipe"], **parts)  # keeps
+    kept = KeptState(partial_of(cfg), recipe_of(cfg, kind.file)["recipe"], **parts)  # keeps
     batches, stage = [], None
     bar = tqdm(range(cfg.steps), desc="pre-training", unit="step", mininterval=1.0)
     tokens, started = 0, time.time()
@@ -275,7 +290,7 @@ def train(cfg: Config, tokenizer, held_out: set[str]):
         long = 0.1 if step < cfg.short_share * cfg.steps else 1.0
         if not batches or long != stage:
             stage, n = long, 24 * cfg.tokens_per_step // (130 if long < 1 else 300)
-            rows = make_rows(tokenizer, n, long, held_out, rng)
+            rows = kind.rows(tokenizer, n, long, held_out, rng)
             batches = make_batches(rows, cfg.tokens_per_step, rng)
         batch = batches.pop()
         if step < kept.step:  # keeps
@@ -370,19 +385,23 @@ def stats(files: list[str]) -> None:
 
 
 # ---------------------------------------------------------------- the command
-def recipe_of(cfg: Config) -> dict:
+def code_of(file: str) -> str:
+    """The part of a file that makes a toy."""
+    code = Path(file).read_text(encoding="utf-8").split("(not in the recipe)")[0]
+    return "".join(line for line in code.splitlines(keepends=True) if not line.endswith("# keeps\n"))
+
+
+def recipe_of(cfg: Config, file: str = "") -> dict:
     """What makes the toy, for recipe.json: options, prompt, and a digest of these and of the code above."""
     options = {k: v for k, v in asdict(cfg).items() if k != "out_dir"}
-    code = Path(__file__).read_text(encoding="utf-8").split("(not in the recipe)")[0]
-    code = "".join(line for line in code.splitlines(keepends=True) if not line.endswith("# keeps\n"))
-    digest = json.dumps([options, SYSTEM, INSTRUCTION, code])
+    digest = json.dumps([options, SYSTEM, INSTRUCTION, *map(code_of, filter(None, (__file__, file)))])
     digest = hashlib.sha256(digest.encode()).hexdigest()[:16]
     return {"recipe": digest, **options, "prompt": [SYSTEM, INSTRUCTION]}
 
 
-def make(cfg: Config) -> None:
+def make(cfg: Config, kind: Kind = Kind()) -> None:
     """Makes out_dir, or says that it is there; what another recipe made is never written over."""
-    out, recipe = Path(cfg.out_dir), recipe_of(cfg)
+    out, recipe = Path(cfg.out_dir), recipe_of(cfg, kind.file)
     digest = recipe["recipe"]
     if out.exists():
         try:
@@ -401,10 +420,10 @@ def make(cfg: Config) -> None:
     started, cpu_started, before = time.time(), time.process_time(), KeptState(partial_of(cfg), digest).step
     if before:
         print(f"going on after step {before} of {cfg.steps}, kept in {partial_of(cfg)}", flush=True)
-    splits = make_splits(cfg)
-    tokenizer = build_tokenizer()
+    splits = kind.splits(cfg)
+    tokenizer = kind.tokenizer()
     try:
-        model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows})
+        model = train(cfg, tokenizer, {row["problem"] for rows in splits.values() for row in rows}, kind)
     except KeyboardInterrupt:
         if step := KeptState(partial_of(cfg), digest).step:
             print(f"\nstep {step} of {cfg.steps} is kept in {partial_of(cfg)}; the same command goes on from there")

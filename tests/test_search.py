@@ -115,8 +115,8 @@ def test_made_text_never_falls_to_letters():
 
 
 def test_what_is_taught_stands_in_the_recipe():
-    digests = {search.recipe_of(search.Config(traces=traces))["recipe"] for traces in ("search", "sums")}
-    assert len(digests | {toy.recipe_of(toy.Config())["recipe"]}) == 3
+    digests = {toy.recipe_of(search.Config(traces=traces), search.__file__)["recipe"] for traces in ("search", "sums")}
+    assert len(digests | {toy.recipe_of(toy.Config())["recipe"], toy.recipe_of(toy.Config(), search.__file__)["recipe"]}) == 4
 
 
 def test_statistics_by_depth(tmp_path, capsys):

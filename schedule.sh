@@ -4,7 +4,8 @@
 #   bash schedule.sh                                              # the toy model, CPU or GPU, minutes
 #   CONFIG=config/r1_1.5b_24gb.yaml bash schedule.sh              # a real model on one card
 #   CAPS="200 150" OUT=out/mine SEED=1 bash schedule.sh           # other rounds, folder, seed
-#   CAPS="260 auto" OUT=out/mine bash schedule.sh                 # the later caps, or with CAPS=auto all, are measured
+#   CAPS="260 auto" OUT=out/mine bash schedule.sh                 # the later caps are measured; with CAPS=auto all are,
+#                                                                 # and so where the config names no caps
 #   MODEL=out/my_model OUT=out/mine bash schedule.sh              # another base than the config's
 #   REFERENCE=start OUT=out/mine bash schedule.sh                 # select against each round's start, not the base
 #   FRESH=1 bash schedule.sh                                      # move the run folder to <OUT>.old1 and begin anew

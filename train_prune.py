@@ -114,9 +114,9 @@ class Config(RoundOptions):
     # --- data and rounds
     train_data: str = "out/toy_base/train.jsonl"
     """Problem file (.jsonl, .parquet, .csv) or hub data set `owner/name:config:split`."""
-    caps: int | str = "4000 3000 2000"
+    caps: int | str = ""
     """The rounds of schedule.sh, read here to say how long those to come will take. With `auto` at the end, the last
-    round that is given and all later ones measure the cap of the next."""
+    round that is given and all later ones measure the cap of the next. schedule.sh takes `auto` where there are none."""
     init_adapter: str = ""
     """Adapter that the round starts from (the one before selected it); empty starts a new LoRA."""
     out_dir: str = "out/round"

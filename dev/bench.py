@@ -74,7 +74,7 @@ def shape_of(model: str):
 
 def memory(cfg: Memory) -> None:
     """Prints the plan of each card."""
-    first = str(cfg.caps).split()[0]
+    first = (str(cfg.caps).split() or ["auto"])[0]
     cfg.cap = cfg.cap or (cfg.eval_cap if first == "auto" else int(first))
     if cfg.cap < 1 or not cfg.cards or min(cfg.cards) <= 0:
         die(f"--cap {cfg.cap} must be at least 1 and --cards {cfg.cards} above 0 GB")
@@ -88,7 +88,7 @@ def hours(cfg: Hours) -> None:
     if unknown := [card for card in cfg.cards if card not in roofline.CARDS]:
         die(f"--cards {unknown} unknown; there are {', '.join(roofline.CARDS)}")
     shape, rows = shape_of(cfg.model), []
-    if "auto" in str(cfg.caps).split():
+    if not cfg.caps or "auto" in str(cfg.caps).split():
         print("# caps: auto: only the given caps count, or one round at eval_cap; how many will be measured is not known")
     for card in cfg.cards:
         p, rounds, around = roofline.of_schedule(shape, cfg, card, cfg.val_problems, cfg.test_problems)

@@ -40,7 +40,7 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
         die(f"CONFIG={config} is not a YAML file of options")
     given = vars(RoundOptions()) | options
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
-    settings |= {"CAPS": " ".join((environment.get("CAPS") or str(given.get("caps") or "")).split())}
+    settings |= {"CAPS": " ".join((environment.get("CAPS") or str(given.get("caps") or "auto")).split())}
     settings |= {"SEED": environment.get("SEED") or str(given["seed"])}
     settings |= {"MODEL": environment.get("MODEL") or given["model"]}
     settings |= {"REFERENCE": environment.get("REFERENCE") or "base"}
@@ -60,8 +60,6 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
 def check_settings(settings: dict[str, str]) -> None:
     """Exits with status 2 and one line for settings that cannot work."""
     caps, before = settings["CAPS"].split(), 0
-    if not caps:
-        die(f"no CAPS: set them in the environment or as caps: in {settings['CONFIG']}")
     for cap in caps[:-1] if caps[-1] == "auto" else caps:
         if not (cap.isascii() and cap.isdigit() and int(cap) > 0):
             die(f'CAPS="{settings["CAPS"]}": {cap} is not a cap (a whole number of tokens, or auto at the end)')

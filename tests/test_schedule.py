@@ -284,11 +284,11 @@ def test_any_name_of_folder_and_config_reaches_the_scripts_whole(script, name):
     assert ["--data=-t.jsonl"] == [a for a in calls[-4] if a.startswith("--data")]
 
 
-@pytest.mark.parametrize("caps, rounds", [("auto", "30 20"), ("60 30 auto", "60 30 20")])
+@pytest.mark.parametrize("caps, rounds", [("", "30 20"), ("auto", "30 20"), ("60 30 auto", "60 30 20")])
 def test_auto_goes_on_with_measured_caps_and_a_second_call_finds_the_same(script, caps, rounds):
-    asked = []
+    asked, without = [], yaml.safe_dump({"model": "m", "val_data": "v.jsonl", "test_data": "-t.jsonl"})
     for _ in range(2):
-        code, text, calls = script(OUT="run", CAPS=caps)
+        code, text, calls = script(content=None if caps else without, OUT="run", CAPS=caps)  # no caps anywhere: auto
         assert code == 0, text
         (script.home / "run" / "final_test" / "eval.json").unlink()
         asked.append([dict(word[2:].split("=", 1) for word in call[1:] if "=" in word) for call in calls])

@@ -292,7 +292,7 @@ def draw_votes(rows: list[dict], name: str) -> Figure:
     axes[0].set(ylabel="right (%)", xlabel="tokens of all answers to a question")
     axes[1].set(xlabel="tokens of the longest answer (waiting time)")
     most = max(row["k"] for row in rows)
-    fig.supxlabel(f"each line: 1, 2, ... {most} answers a question, from left to right", fontsize=10)
+    fig.supxlabel(f"each line begins at one answer a question, where all meet, and goes on to 2, ... {most}", fontsize=10)
     axes[0].set_title(fill(f"{name}: several answers to one question", 76), pad=52)
     axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, borderaxespad=0.3).set_in_layout(False)
     return fig

@@ -35,11 +35,11 @@ class Config:
     model: str = ""
     """Folder of a real model, instead of a random one of model_size."""
     requests: int | None = None
-    """Prompts, one rollout each: 64, or 12 with --model."""
+    """Prompts, one rollout each: 64, or 8 with --model."""
     rows: int | None = None
     """Rollouts decoded at the same time: 32, or 8 with --model."""
     cap: int | None = None
-    """Token cap: 512, or 64 with --model. Lengths are heavy-tailed below it."""
+    """Token cap: 512, or 192 with --model. Lengths are heavy-tailed below it."""
     repeats: int = 3
     """Timed runs of each contestant, interleaved; the median counts."""
     full: bool = False
@@ -52,7 +52,7 @@ class Config:
     """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
 
     def __post_init__(self):
-        complete(self, requests=(64, 12), rows=(32, 8), cap=(512, 64))
+        complete(self, requests=(64, 8), rows=(32, 8), cap=(512, 192))
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """Long thoughts for sums, written by rule: a cold start after which a small real model thinks in <think>, and too long.
 
-    python data/gym.py chain_sum --options '{"max_terms": 4, "max_digits": 2}' --train 2048
-    python data/thoughts.py out/gym/chain_sum/train.jsonl out/gym/chain_sum/thoughts.jsonl
-    head config/smollm2.yaml                         # how to go on
+    python data/thoughts.py out/digits/cold.jsonl out/digits/thoughts.jsonl
+    head config/smollm2.yaml                         # the commands before it, and how to go on
 
 Each thought has a first attempt, which is wrong in a quarter of the problems, and up to five checks. A check goes back
 from the result to the first number. Where it does not arrive there, the sum is done again, this time without a mistake.

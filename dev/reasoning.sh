@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Other ways to a reasoning model, on the toys; docs/reasoning.md says what each shows. Not run as a whole yet.
+# Other ways to a reasoning model, on the toys; docs/reasoning.md says what each shows.
 #
 #   bash dev/reasoning.sh                                              # 5 experiments, 3 seeds
 #   SEEDS=0 EXPERIMENTS="cold_start zero" bash dev/reasoning.sh        # less

@@ -65,8 +65,17 @@ class Point(NamedTuple):
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_steps(folder: Path, cfg: dict) -> list[dict[str, float]]:
-    """Of each step of a run of train_prune.py: tokens `sampled`, mean `length`, share `correct`."""
+def config_of(folder: Path) -> dict:
+    """The options that a run was made with; none of what was only measured."""
+    path = folder / "config.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_steps(folder: Path) -> list[dict[str, float]]:
+    """Of each step of a run of train_prune.py: tokens `sampled`, mean `length`, share `correct`; none of other runs."""
+    cfg = config_of(folder)
+    if "group" not in cfg or not (folder / "log.csv").is_file():
+        return []
     rollouts, steps = cfg["problems_per_step"] * cfg["group"], []
     with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -79,12 +88,10 @@ def read_steps(folder: Path, cfg: dict) -> list[dict[str, float]]:
 def sampled_tokens(folder: Path) -> int:
     """Tokens that were sampled to make a run: its steps, its teacher's answers, measured caps, the run it began from."""
     folder = folder.resolve()  # a point may be a link to a round of a schedule, whose first_cap.json lies beside it
-    if not (folder / "config.yaml").is_file():
+    cfg = config_of(folder)
+    if not cfg:
         return 0
-    cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    total = 0
-    if (folder / "log.csv").is_file() and "group" in cfg:
-        total += sum(row["sampled"] for row in read_steps(folder, cfg))
+    total = sum(row["sampled"] for row in read_steps(folder))
     for source in filter(None, str(cfg.get("data") or "").split(",")):  # of sft.py
         total += sum(row.get("n_tokens", 0) for row in read_jsonl(Path(source.strip())))
     before = Path(cfg.get("init_adapter") or "")

@@ -21,10 +21,9 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from analysis.command import help_or, split_folders
-from analysis.methods import COLOURS, MARKERS, Point, read_points, read_steps
+from analysis.methods import COLOURS, MARKERS, Point, config_of, read_points, read_steps
 from analysis.plot import Figure, save, smooth, style, tokens_axis
 from analysis.stats import two_way
 from analysis.tables import gap, num, table
@@ -47,10 +46,10 @@ def title(point: Point) -> str:
 
 def start_of(point: Point) -> str:
     """METHOD/POINT of the run that this one began from; empty for what was only measured."""
-    path = Path(point.sides[0].folder).parent / "config.yaml"
-    if not path.is_file():
+    cfg = config_of(Path(point.sides[0].folder).parent)
+    if not cfg:
         return ""
-    adapter = yaml.safe_load(path.read_text(encoding="utf-8")).get("init_adapter")
+    adapter = cfg.get("init_adapter")
     return "/".join(Path(adapter).parts[-3:-1]) if adapter else "base/base"
 
 
@@ -69,11 +68,9 @@ def curve_of(point: Point) -> dict[str, list[float]]:
     """Share right and length at each step of a run of train_prune.py, by the tokens sampled; mean over its seeds."""
     runs = []
     for side in point.sides:
-        folder = Path(side.folder).parent
-        cfg = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").is_file() else {}
-        if "group" not in cfg or not (folder / "log.csv").is_file():
+        rows = read_steps(Path(side.folder).parent)
+        if not rows:
             return {}
-        rows = read_steps(folder, cfg)
         sampled, length, correct = ([row[x] for row in rows] for x in ("sampled", "length", "correct"))
         runs.append([[*accumulate(sampled)], length, correct])
     steps = min(len(run[0]) for run in runs)

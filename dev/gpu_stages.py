@@ -316,7 +316,7 @@ def rounds(s) -> dict:
     options = {"train_data": str(out / "problems.jsonl"), "val_data": str(out / "problems.jsonl"), "steps": 2}
     options |= {"checkpoint_every": 1, "problems_per_step": 2, "group": 4, "eval_samples": 2, "reference_samples": 2}
     options |= {"reward": "repetition", "reward_options": {"size": 1, "penalty": 1.0}, "confirm_samples": 2}
-    options |= {"eval_cap": 24, "model": model, "device": s.device.type, "caps": ""}
+    options |= {"eval_cap": 24, "model": model, "device": s.device.type}
     first = train_prune.Config(**options, cap=24, beta=0.0, fresh=True, out_dir=str(out / "round1"))
     real, calls = train_prune.update_policy, []
 

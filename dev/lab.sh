@@ -23,10 +23,10 @@ rl() {  # rl METHOD/POINT FROM FLAGS: a round of train_prune.py until $BUDGET to
         --init_adapter "$2" --prompt_cap "$NAMED" --reference "$OUT/reference/eval.json" --eval_samples 1 \
         --confirm_samples 0 --tolerance 1 --problems_per_step 8 --checkpoint_every 1000 --steps 1000 \
         --sample_tokens "$BUDGET" --out_dir "$run" "${@:3}"
-    [ "$(cat -- "$run/selected")" != "$2" ] || { echo "error: $run: no checkpoint was taken" >&2; return 1; }
-    measure "$1" "$(cat -- "$run/selected")"
+    [ "$(result "$1")" != "$2" ] || { echo "error: $run: no checkpoint was taken" >&2; return 1; }
+    measure "$1" "$(result "$1")"
 }
-result() { cat -- "$OUT/seed$SEED/$1/selected"; }  # result METHOD/POINT: the adapter that a run of rl ended with
+result() { cat -- "$OUT/seed$SEED/$1/selected"; }  # result METHOD/POINT: the adapter that a run of rl or sft ended with
 
 rounds() {  # rounds CAP...: ThinkPrune, each cap from the round before it and with its share of the tokens
     local cap from="" share=$((BUDGET / $#))

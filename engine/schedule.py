@@ -40,7 +40,8 @@ def read_settings(environment: dict[str, str]) -> tuple[dict[str, str], dict]:
         die(f"CONFIG={config} is not a YAML file of options")
     given = vars(RoundOptions()) | options
     settings = {"CONFIG": config, "OUT": environment.get("OUT", "").rstrip("/") or f"out/{Path(config).stem}"}
-    settings |= {"CAPS": " ".join((environment.get("CAPS") or str(given.get("caps") or "auto")).split())}
+    caps = environment.get("CAPS", "").split() or str(given.get("caps") or "").split() or ["auto"]
+    settings |= {"CAPS": " ".join(caps)}
     settings |= {"SEED": environment.get("SEED") or str(given["seed"])}
     settings |= {"MODEL": environment.get("MODEL") or given["model"]}
     settings |= {"REFERENCE": environment.get("REFERENCE") or "base"}

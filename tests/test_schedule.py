@@ -284,6 +284,16 @@ def test_any_name_of_folder_and_config_reaches_the_scripts_whole(script, name):
     assert ["--data=-t.jsonl"] == [a for a in calls[-4] if a.startswith("--data")]
 
 
+@pytest.mark.parametrize("given, environment, caps", [
+    ("40 30", "", "40 30"), ("40 30", "  ", "40 30"), ("40 30", " 20 ", "20"), ("", "", "auto"), (" ", " ", "auto"), (None, "", "auto"),
+])  # fmt: skip
+def test_blanks_are_no_caps(tmp_path, given, environment, caps):
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"model": "m", "val_data": "v.jsonl", "test_data": "t.jsonl", "caps": given}))
+    found, _ = engine.schedule.read_settings({"CONFIG": str(config), "CAPS": environment, "OUT": str(tmp_path / "out")})
+    assert found["CAPS"] == caps
+
+
 @pytest.mark.parametrize("caps, rounds", [("", "30 20"), ("auto", "30 20"), ("60 30 auto", "60 30 20")])
 def test_auto_goes_on_with_measured_caps_and_a_second_call_finds_the_same(script, caps, rounds):
     asked, without = [], yaml.safe_dump({"model": "m", "val_data": "v.jsonl", "test_data": "-t.jsonl"})

@@ -98,7 +98,8 @@ class SlotCache:
             F.scaled_dot_product_attention(query[a:b], keys[layer], values[layer], attn_mask=mask, scale=scale)
             for a, b, mask, keys, values in self.cuts
         ]
-        return (torch.cat(out) if len(out) > 1 else out[0]).view(n, heads, self.dim)
+        # A card's kernels may give the heads in another order of strides, which a view would refuse.
+        return (torch.cat(out) if len(out) > 1 else out[0]).reshape(n, heads, self.dim)
 
     def fill(self, row: int, prompt: list[tuple[torch.Tensor, torch.Tensor]], length: int) -> None:
         """Starts a row with a prompt's keys and values, (KV heads, length or more, dim) a layer."""

@@ -51,6 +51,29 @@ def shared_rows():
     return read
 
 
+@pytest.fixture(autouse=True)
+def torch_is_left_as_it_was():
+    """What a recorder or a test puts in place of a card's functions must be gone after it.
+
+    A monkeypatch inside `recorder()` is undone after the recorder has ended, and so puts the stand-in back for good.
+    On a CPU nobody sees that; on a card the next test decodes with it.
+    """
+    def now() -> dict:
+        places = [(sys.modules[name], names) for name, names in PATCHED.items() if name in sys.modules]
+        return {f"{place.__name__}.{name}": getattr(place, name) for place, names in places for name in names}
+
+    before = now()
+    yield
+    after = now()
+    assert [name for name in before if after[name] is not before[name]] == []
+
+
+PATCHED = {
+    "torch.cuda": ("graph", "CUDAGraph", "graph_pool_handle", "current_stream", "set_stream", "set_device",
+                   "device_count", "is_available", "get_device_capability", "mem_get_info"),
+    "torch.nn.attention.varlen": ("varlen_attn",),
+    "torch.nn.functional": ("scaled_dot_product_attention",),
+}  # fmt: skip
 WARM = """
 import os
 import sys

@@ -4,10 +4,11 @@ Every function is called f(correct, finished, n_tokens, cap, **options): three l
 group, and the token cap. `correct` is the strict verdict, right AND ended within the cap; `finished` says that the end
 token came; `n_tokens` is the length with the end token. It returns one reward per rollout, complete: train with it as
 it is. Options are numbers or a word, as in --reward_options '{"weight": 0.2}'. Arguments of these names come from the
-trainer: `texts` and `ids`, the responses and their token ids; `ref_tokens` and `ref_accuracy`, means of a reference
-model on this problem; `tokens_after`, a function: tokens_after("</think>") counts the tokens of each response after its
-first </think>, 0 where there is none; `right_within`, a function: right_within(n) grades what stands in the first n
-tokens of each response. Options that cannot work raise ValueError: the trainer tries a made-up group before it starts.
+trainer: `texts` and `ids`, the responses and their token ids; `thinking`, whether an answer counts only after </think>;
+`ref_tokens` and `ref_accuracy`, means of a reference model on this problem; `tokens_after`, a function:
+tokens_after("</think>") counts the tokens of each response after its first </think>, 0 where there is none;
+`right_within`, a function: right_within(n) grades what stands in the first n tokens of each response. Options that
+cannot work raise ValueError: the trainer tries a made-up group before it starts.
 
 Left out on purpose: masking of cut rollouts. It removes from the loss exactly what a cap teaches.
 
@@ -93,7 +94,7 @@ SCRIPTS = ("latin", "cjk", "hiragana", "katakana", "hangul", "cyrillic", "greek"
            "thai")
 
 
-def r1(correct, finished, n_tokens, cap, *, texts: list[str], format_weight: float = 1.0,
+def r1(correct, finished, n_tokens, cap, *, texts: list[str], thinking: bool = True, format_weight: float = 1.0,
        language_weight: float = 0.0, script: str = "latin") -> list[float]:
     """Accuracy plus format: one </think>, an answer after it, at most one <think>, and that at the very start.
 
@@ -110,6 +111,8 @@ def r1(correct, finished, n_tokens, cap, *, texts: list[str], format_weight: flo
 
     Source: DeepSeek-R1, arXiv:2501.12948.
     """
+    if not thinking:
+        raise ValueError("it pays the form of a thought, which --thinking false does not have")
     if script not in SCRIPTS:
         raise ValueError(f"script is {script!r}: it must be one of {', '.join(SCRIPTS)}")
     rewards = []
@@ -333,21 +336,25 @@ def dot(correct, finished, n_tokens, cap, *, right_within: Callable[[int], list[
     return [float(right) if n - cut >= overrun else 1.0 for n, right in zip(n_tokens, right_within(cut), strict=True)]
 
 
-def countdown(correct, finished, n_tokens, cap, *, texts: list[str], some: float = 0.1) -> list[float]:
+def countdown(correct, finished, n_tokens, cap, *, texts: list[str], thinking: bool = True,
+              some: float = 0.1) -> list[float]:
     r"""1 for a right answer, ``some`` for any other one, 0 without: a first step for a model that does not answer yet.
 
-    An answer is a \boxed{} after the last </think> of a rollout that ended within the cap. It is right where
-    arithmetic.py finds the numbers once each and the target reached. That is the verdict for all problems whose answer
-    is written as "countdown: 3 5 7 -> 22". With other problems it is the same three steps. Range: 0..1.
-    Pitfall: ``some`` is also paid for a guess without thought. With --thinking false it is never paid.
+    An answer is a \boxed{} of a rollout that ended within the cap, with ``thinking`` one after its last </think>. It is
+    right where arithmetic.py finds the numbers once each and the target reached. That is the verdict for all problems
+    whose answer is written as "countdown: 3 5 7 -> 22". With other problems it is the same three steps. Range: 0..1.
+    Pitfall: ``some`` is also paid for a guess without thought.
 
     >>> texts = [r"hm</think> \boxed{3*5+7}", r"hm</think> \boxed{3*5}", r"hm \boxed{3*5+7}"]
     >>> countdown([True, False, False], [True] * 3, [9] * 3, 16, texts=texts)
     [1.0, 0.1, 0.0]
+    >>> countdown([False] * 3, [True, True, False], [9] * 3, 16, texts=texts[2:] * 3, thinking=False)
+    [0.1, 0.1, 0.0]
 
     Source: TinyZero (github.com/Jiayi-Pan/TinyZero), which wants <answer> and runs eval on it.
     """
-    answered = [f and reward.extract_answer(text) is not None for f, text in zip(finished, texts, strict=True)]
+    boxes = [reward.extract_answer(text, thinking) for text in texts]
+    answered = [f and box is not None for f, box in zip(finished, boxes, strict=True)]
     return [1.0 if right else some * answer for right, answer in zip(correct, answered, strict=True)]
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from reward import is_correct
 
-FROM_ROLLOUTS = ("texts", "ids", "tokens_after", "right_within")  # what a reward may ask for by these names
+FROM_ROLLOUTS = ("texts", "ids", "thinking", "tokens_after", "right_within")  # what a reward may ask for by name
 
 
 def made_up(lengths: list[int]) -> list[SimpleNamespace]:
@@ -51,7 +51,7 @@ def by_name(
             raise ValueError(f"--reward {name} needs {key}: a column of the problem file, or in --reward_options")
 
     def call(rollouts: list, correct: list[bool], cap: int, row: dict) -> list[float]:
-        given = {"texts": [r.text for r in rollouts], "ids": [r.ids for r in rollouts]}
+        given = {"texts": [r.text for r in rollouts], "ids": [r.ids for r in rollouts], "thinking": thinking}
         given["tokens_after"] = lambda what: [r.tokens_after(what) for r in rollouts]
         given["right_within"] = lambda n: [is_correct(r.first(n), row["answer"], thinking) for r in rollouts]
         given = {key: value for key, value in given.items() if key in wanted}

@@ -174,6 +174,21 @@ def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, wo
         by_name(families.REWARDS, name, options, [])
 
 
+def test_a_reward_of_texts_knows_whether_the_model_thinks_aloud():
+    """As the grader does: without a thought, a box counts anywhere, and the form of a thought is not for sale."""
+    group = [Rollout([1], [2, 3], None, True, text) for text in (r"so \boxed{4}", r"so 4", r"hm</think> \boxed{4}")]
+
+    def pay(thinking):
+        return by_name(families.REWARDS, "countdown", {}, [], thinking)(group, [False] * 3, 8, {})
+
+    assert pay(False) == [0.1, 0.0, 0.1] and pay(True) == [0.0, 0.0, 0.1]
+    by_name(families.REWARDS, "r1", {}, [{}], True, group=4, cap=8)
+    with pytest.raises(ValueError, match="--reward r1: it pays the form of a thought"):
+        by_name(families.REWARDS, "r1", {}, [{}], False, group=4, cap=8)
+    with pytest.raises(ValueError, match="unknown to countdown, which takes \\['some'\\]"):
+        by_name(families.REWARDS, "countdown", {"thinking": False}, [])
+
+
 def test_tokens_after_a_text_are_those_that_are_not_needed_to_write_it():
     """By hand on a tokenizer whose tokens cut letters of several bytes in two."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_bpe(300))

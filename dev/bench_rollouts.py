@@ -45,7 +45,7 @@ class Config:
     full: bool = False
     """On a CPU, more rows and larger models, too."""
     only: str = ""
-    """One contestant: ours, generate, static, generate_batch."""
+    """Some contestants, by commas: ours, generate, static, generate_batch."""
     peaks: bool = True
     """On a CPU, run each once more in a process of its own for its peak memory."""
     limit_gb: float = 0.0
@@ -176,7 +176,8 @@ def contestants(card: bool, only: str = "") -> list[Contestant]:
         Contestant("static", functools.partial(run_generate, cache_implementation="static")),
         Contestant("generate_batch", run_generate_batch),
     ]
-    return [c for c in everyone if only in ("", c.name.split()[0]) and (card or c.name != "ours eager")]
+    names = only.split(",") if only else METHODS
+    return [c for c in everyone if c.name.split()[0] in names and (card or c.name != "ours eager")]
 
 
 # ---------------------------------------------------------------------------------------- what a card could do
@@ -279,7 +280,7 @@ def race(task: Task, repeats: int, only: str, peaks: bool, progress: Progress) -
     """Rows of the table for one setting: every contestant on the same prompts and lengths.
 
     Args:
-        only: One contestant, or empty for all.
+        only: Contestants by commas, or empty for all.
         peaks: Run each once more in a process of its own for its peak memory.
     """
     everyone, card = contestants(task.card, only), {}
@@ -363,8 +364,8 @@ def rollouts(cfg: Config) -> None:
         die(f"{sizes} must be at least 1")
     if cfg.cap > CONTEXT - LONGEST_PROMPT:
         die(f"--cap {cfg.cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
-    if cfg.only and cfg.only not in METHODS:
-        die(f"--only {cfg.only} is unknown; there are {', '.join(METHODS)}")
+    if unknown := [name for name in cfg.only.split(",") if cfg.only and name not in METHODS]:
+        die(f"--only {','.join(unknown)} is unknown; there are {', '.join(METHODS)}")
     check_folder(cfg.model)
     device = device_of(cfg.device, cfg.limit_gb)
     settings, takes = settings_of(cfg, device)

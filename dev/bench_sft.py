@@ -101,7 +101,7 @@ def trl_steps(
         for p in trainer.model.parameters():  # TRL turns a LoRA over 4 bits to bfloat16; ours is float32 on a CPU
             if p.requires_grad:
                 p.data = p.data.float()
-        trainer.add_callback(step_clock(after))
+        trainer.add_callback(step_clock(torch.device("cpu"), after))
         trainer.train()
 
 

@@ -1,5 +1,6 @@
 """`bench.py step`: a whole GRPO step, ours against TRL's GRPOTrainer (bench_trl.py), with the same forced lengths."""
 
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -35,7 +36,8 @@ SHORT = 2  # of them by default
 class Config:
     """A whole GRPO step, ours against TRL's GRPOTrainer: CPU seconds, their split, peak memory.
 
-    On CUDA: ours alone, with the options of --run_config, peak memory against the plan, and the hours of one round.
+    On CUDA: the options of --run_config, ours alone unless --only says otherwise, peak memory against the plan, and the
+    hours of one round.
     """
 
     device: str = "cpu"
@@ -45,11 +47,11 @@ class Config:
     model: str = ""
     """Folder of a real model, instead of a random one of model_size; CPU only."""
     problems: int | None = None
-    """Problems a step: 8, or 2 with --model. In "half dead" settings every second one has equal rewards."""
+    """Problems a step: 8, or 2 with --model, or the config's. In "half dead" settings every second one has equal rewards."""
     group: int | None = None
-    """Rollouts per problem: 8, or 4 with --model."""
+    """Rollouts per problem: 8, or 4 with --model, or the config's."""
     cap: int | None = None
-    """Token cap: 256, or 64 with --model. The same heavy-tailed lengths are forced on both sides."""
+    """Token cap: 256, or 64 with --model, or the config's. Both sides get the same heavy-tailed lengths."""
     repeats: int = 3
     """Timed steps of each side, interleaved, after one that is not counted; the median counts."""
     setting: str = ""
@@ -57,7 +59,7 @@ class Config:
     full: bool = False
     """All four settings, not only the first two."""
     only: str = ""
-    """One side: ours or trl."""
+    """One side, ours or trl, or both; by default both, and on CUDA ours."""
     peaks: bool = True
     """Run each side once more in a process of its own for its peak memory (CPU)."""
     run_config: str = "config/r1_1.5b_24gb.yaml"
@@ -66,7 +68,8 @@ class Config:
     """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
 
     def __post_init__(self):
-        complete(self, problems=(8, 2), group=(8, 4), cap=(256, 64))
+        if self.device == "cpu":
+            complete(self, problems=(8, 2), group=(8, 4), cap=(256, 64))
 
 
 def fixed_rewards(rows: int, group: int, half: bool) -> list[float]:
@@ -150,13 +153,16 @@ def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, pro
     vocab = json.loads(Path(cfg.model, "config.json").read_text())["vocab_size"]
     prompts, lengths = make_prompts(cfg.problems_per_step, vocab), forced_lengths(n, cfg.cap)
     ours = OurStep(cfg, prompts, lengths, half, device) if only != "trl" else None
+    if ours and only == "both":
+        ours.plan = None  # TRL's model is on the card as well
     times = {"ours": [], "trl": []}
 
     def note(side: str, made: dict[str, float]) -> None:
         times[side].append(made)
         counted = f"step {len(times[side]) - 1} of {repeats}" if len(times[side]) > 1 else "step not counted"
         unit = "s" if device.type == "cuda" else "CPU s"
-        progress.line(f"{name}, {side}, {counted}: {made['seconds']:.1f} {unit}")
+        peak = f", peak {made['peak_to_plan']:.0%} of the plan" if "peak_to_plan" in made else ""
+        progress.line(f"{name}, {side}, {counted}: {made['seconds']:.1f} {unit}{peak}")
 
     def after_trl(seconds: float) -> None:
         note("trl", {"seconds": seconds})
@@ -164,18 +170,18 @@ def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, pro
             note("ours", ours.run())
 
     if only != "ours":
-        trl_steps(cfg, prompts, lengths, fixed_rewards(n, cfg.group, half), repeats + 1, after_trl)
+        trl_steps(cfg, device, prompts, lengths, fixed_rewards(n, cfg.group, half), repeats + 1, after_trl)
     for _ in range(repeats + 1 if only == "ours" else 0):
         note("ours", ours.run())
     table = [{"setting": name, "method": side, "tokens": sum(lengths)} for side in ("ours", "trl") if times[side]]
     for row in table:
         counted = times[row["method"]][1:]
         row |= {key: round(statistics.median(t[key] for t in counted), 4) for key in counted[0]}
-        if only and device.type == "cpu":
+        if only != "both" and device.type == "cpu":
             row["peak_mb"] = round(peak_bytes(device) / 1e6, 1)
-    if not only:
+    if only == "both":
         table[0]["ratio_to_trl"] = round(table[1]["seconds"] / max(table[0]["seconds"], 1e-9), 2)
-    if device.type == "cuda":
+    if device.type == "cuda" and only != "trl":
         table[0]["hours_a_round_without_validation"] = round(table[0]["seconds"] * cfg.steps / 3600, 2)
     return table
 
@@ -188,7 +194,10 @@ def settings_of(cfg: Config) -> list[tuple[str, train_prune.Config, bool]]:
     if pick_device(cfg.device).type == "cuda":
         if not Path(cfg.run_config).is_file():
             die(f"--run_config {cfg.run_config} does not exist")
-        return [(Path(cfg.run_config).stem, parse(train_prune.Config, args=["--config", cfg.run_config]), False)]
+        options = parse(train_prune.Config, args=["--config", cfg.run_config])
+        sizes = {"problems_per_step": cfg.problems, "group": cfg.group, "cap": cfg.cap}
+        options = dataclasses.replace(options, **{name: size for name, size in sizes.items() if size is not None})
+        return [(Path(cfg.run_config).stem, options, False)]
     options = {"lora_r": 16, "lora_alpha": 32, "lr": 1e-4, "load_4bit": False, "beta": 0.0}
     options |= {"tokens_per_micro_batch": 4096, "cap": cfg.cap, "group": cfg.group, "problems_per_step": cfg.problems}
     names = [name for name in SETTINGS if cfg.setting in name]
@@ -202,15 +211,15 @@ def settings_of(cfg: Config) -> list[tuple[str, train_prune.Config, bool]]:
 
 def check_options(cfg: Config) -> None:
     """Exits with status 2 and one line for options that cannot work."""
-    if min(cfg.problems, cfg.cap, cfg.repeats) < 1 or cfg.group < 2:
-        sizes = f"--problems {cfg.problems}, --cap {cfg.cap} and --repeats {cfg.repeats}"
-        die(f"{sizes} must be at least 1, --group {cfg.group} at least 2")
+    for name, least in (("problems", 1), ("group", 2), ("cap", 1), ("repeats", 1)):
+        if (size := getattr(cfg, name)) is not None and size < least:
+            die(f"--{name} {size} must be at least {least}")
     check_folder(cfg.model)
     if cfg.model and pick_device(cfg.device).type == "cuda":
         die("--model is for a CPU; on a card the step takes the model of --run_config")
-    if cfg.only not in ("", "ours", "trl"):
-        die(f"--only {cfg.only} is unknown; there are ours and trl")
-    if cfg.only != "ours" and pick_device(cfg.device).type == "cpu":
+    if cfg.only not in ("", "ours", "trl", "both"):
+        die(f"--only {cfg.only} is unknown; there are ours and trl, and both")
+    if cfg.only != "ours" and (cfg.only or pick_device(cfg.device).type == "cpu"):
         try:
             version("trl")
         except PackageNotFoundError:
@@ -221,14 +230,15 @@ def step(cfg: Config) -> None:
     """The table: every setting, both sides."""
     check_options(cfg)
     device, settings, table = device_of(cfg.device, cfg.limit_gb), settings_of(cfg), []
-    size, only, peaks = cfg.model_size or "1M", cfg.only, cfg.peaks and not cfg.only
+    only = cfg.only or ("ours" if device.type == "cuda" else "both")
+    size, peaks = cfg.model_size or "1M", cfg.peaks and only == "both"
     takes = "about 6 minutes on 2 CPU cores" if cfg.full else "about 3 minutes on 2 CPU cores, --full true about 6"
     if device.type == "cuda":
-        only, peaks, takes = "ours", False, "not yet measured how long this takes on a card"
+        peaks, takes = False, "not yet measured how long this takes on a card"
         size = cfg.model_size or HUB.get(settings[0][1].model, "r1_1.5b")
     if cfg.model:
         takes = "one setting of your own: a line after each step shows how it goes"
-    progress = Progress(len(settings) * (1 if only else 2) * (cfg.repeats + 1 + peaks), takes)
+    progress = Progress(len(settings) * (2 if only == "both" else 1) * (cfg.repeats + 1 + peaks), takes)
     with tempfile.TemporaryDirectory() as folder:
         if not cfg.model:
             save_random_model(size, device, folder)

@@ -16,17 +16,18 @@ from engine.policy import load_policy
 
 
 def trl_steps(
-    cfg, prompts, lengths: list[int], rewards: list[float], steps: int, after: Callable[[float], None]
+    cfg, device, prompts, lengths: list[int], rewards: list[float], steps: int, after: Callable[[float], None]
 ) -> None:
     """Runs GRPOTrainer for some steps.
 
     What both sides share: base and its loader, tokenizer, prompts, LoRA, rate, lengths, rewards. A logits processor
-    makes TRL's rollouts end where ours do; micro-batches are 16 rollouts, near our 4096 tokens.
+    makes TRL's rollouts end where ours do; micro-batches are 16 rollouts, near our 4096 tokens, and on a card as many as
+    fit into our tokens with their padding. A card computes in bfloat16 on both sides.
 
     Args:
         cfg: `train_prune.Config`.
         rewards: Of each rollout, by place.
-        after: Called after each step with its CPU seconds, outside the clock.
+        after: Called after each step with its seconds (of the CPU, or on a card of the wall), outside the clock.
     """
     quiet_trl()
     from datasets import Dataset
@@ -41,17 +42,17 @@ def trl_steps(
             model=model,
             processing_class=tokenizer,
             reward_funcs=lambda completions, **_: rewards[: len(completions)],
-            args=grpo_config(cfg, folder, len(lengths), steps),
+            args=grpo_config(cfg, device, folder, len(lengths), steps),
             train_dataset=Dataset.from_list([{"prompt": tokenizer.decode(p)} for p in prompts]),
             peft_config=LoraConfig(
                 r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
         )
-        for p in trainer.model.parameters():  # TRL turns a LoRA over 4 bits to bfloat16; ours is float32 on a CPU
+        for p in trainer.model.parameters():  # TRL turns a LoRA over 4 bits to bfloat16; ours is float32
             if p.requires_grad:
                 p.data = p.data.float()
         trainer.model.generate = forced(trainer.model.generate, lengths)
-        trainer.add_callback(step_clock(after))
+        trainer.add_callback(step_clock(device, after))
         with contextlib.redirect_stdout(io.StringIO()):  # its last log line
             trainer.train()
 
@@ -65,11 +66,12 @@ def quiet_trl() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def grpo_config(cfg, folder: str, n: int, steps: int):
+def grpo_config(cfg, device, folder: str, n: int, steps: int):
     """Our options in TRL's names; `n` rollouts a step."""
     from trl import GRPOConfig
 
-    micro = math.gcd(n, 16)
+    card = device.type == "cuda"
+    micro = math.gcd(n, 2 ** int(math.log2(max(1, cfg.tokens_per_micro_batch // cfg.cap))) if card else 16)
     return GRPOConfig(
         output_dir=folder,
         max_steps=steps,
@@ -85,9 +87,9 @@ def grpo_config(cfg, folder: str, n: int, steps: int):
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=cfg.grad_clip,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
+        gradient_checkpointing=card and cfg.gradient_checkpointing != "false",
+        bf16=card,
+        use_cpu=not card,
         report_to="none",
         save_strategy="no",
         logging_strategy="no",
@@ -100,10 +102,8 @@ def forced(generate, lengths: list[int]):
     """A model's `generate` whose responses end after exactly these numbers of tokens."""
     from transformers import LogitsProcessorList
 
-    wanted = torch.tensor(lengths)
-
     def forced_generate(input_ids, **more):
-        width = input_ids.shape[1]
+        width, wanted = input_ids.shape[1], torch.tensor(lengths, device=input_ids.device)
 
         def force(ids, scores):
             ending = ids.shape[1] - width + 1 >= wanted
@@ -121,11 +121,9 @@ def forced(generate, lengths: list[int]):
     return forced_generate
 
 
-def step_clock(after: Callable[[float], None]):
-    """A callback that calls `after` with the CPU seconds of each step."""
+def step_clock(device, after: Callable[[float], None]):
+    """A callback that calls `after` with the seconds of each step."""
     from transformers import TrainerCallback
-
-    device = torch.device("cpu")
 
     class StepClock(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):

@@ -233,9 +233,9 @@ def speed(s) -> dict:
 
 
 def memory(s) -> dict:
-    """Peak against plan on a card held to 24 and 12 GB; then memory that runs out in sampling, capture and update."""
+    """Peak against plan on a card held to 24, 16, 12 and 8 GB; then memory that runs out in sampling, capture and update."""
     figures = {}
-    for gb in () if s.rehearse else (24, 12):
+    for gb in () if s.rehearse else (24, 16, 12, 8):
         figures |= held_to(s, gb)
     return figures | runs_out(s)
 

@@ -3,7 +3,8 @@
     python dev/bench.py hours --config config/r1_1.5b_24gb.yaml      # the lines in the head of that config
 
 The arithmetic is a roofline. What a token has to read and to compute is divided by what the card's data sheet promises,
-times the shares below. Nothing of it was compared with a card yet. Once a round runs, `left` goes by its own steps.
+times the shares below. They were set so that a step of config/r1_1.5b_24gb.yaml on an H100 comes out (docs/card.md); no
+other card was measured. Once a round runs, `left` goes by its own steps.
 """
 
 import dataclasses
@@ -24,14 +25,16 @@ CARDS = {
     "T4": (16, 320, 65), "L4": (24, 300, 121), "A10": (24, 600, 125), "A100": (40, 1555, 312), "H100": (80, 3350, 989),
     "H200": (141, 4800, 989),
 }  # fmt: skip
-# Assumed, as nothing was measured: how long answers are, and what of a data sheet is reached.
+NO_GRAPHS = {"T4"}  # no varlen attention below compute capability 8.0
+# Assumed: how long answers are. Set by an H100, with random weights of the 1.5B shape: what of a data sheet is reached.
 ASKED = 150  # tokens of a prompt
 LENGTH = 0.8  # mean answer, as a share of its cap; lengths are spread evenly from 0.6 to 1
-READ, ATTEND, COMPUTE = 0.8, 0.63, 0.7  # share of the bandwidth: weights and logits; keys and values. Of the TFLOPS
-LAUNCHES = 0.0015  # seconds of a decode step for some 600 small kernels in a graph
-EAGER = 0.04  # least seconds of a step without a graph: the CPU starts each kernel
-UNPACK = 4.5  # bytes read and written a 4-bit weight, to decode from it: half a byte, then its 16 bits twice
-SIDE = 15  # bytes a forward moves for each input and output of a linear layer with its LoRA, norms included
+READ, ATTEND, COMPUTE = 0.8, 0.63, 0.55  # share of the bandwidth: weights and logits; keys and values. Of the TFLOPS
+LAUNCHES = 0.0025  # seconds of a decode step for some 600 small kernels in a graph (0.0015) and for the loop around it
+EAGER = 0.04  # least seconds of a step without graphs: the CPU starts each kernel
+UNPACK = 6.75  # bytes a 4-bit weight, to decode from it: 4.5 are read and written, which takes as long as these
+SIDES = 0.002  # seconds of a decode step for a LoRA that is not folded in; assumed
+SIDE = 19  # bytes a forward moves for each input and output of a linear layer with its LoRA, norms included
 AGAIN = 2  # candidates that a selection measures again
 
 
@@ -50,9 +53,12 @@ class Hours:
     def line(self, card: str) -> str:
         """What is printed before a round."""
         _, speed, tflops = CARDS[card]
-        parts = f"sampling {self.sampling:.1f} + update {self.update:.1f} + validation {self.validation:.1f}"
-        return (f"hours of this round, arithmetic and not measured: {parts} = {self.whole:.1f} "
-                f"({card}: {speed} GB/s, {tflops} TFLOPS; answers of {LENGTH:.0%} of their cap)")  # fmt: skip
+        unit, times = ("hours", 1) if self.whole >= 1 else ("minutes", 60)
+        sampling, update, validation, whole = (
+            f"{times * part:.1f}" for part in (self.sampling, self.update, self.validation, self.whole)
+        )
+        return (f"{unit} of this round, by arithmetic: sampling {sampling} + update {update} + validation {validation} = "
+                f"{whole} ({card}: {speed} GB/s, {tflops} TFLOPS; answers of {LENGTH:.0%} of their cap)")  # fmt: skip
 
 
 def card_of(name: str) -> str:
@@ -83,7 +89,8 @@ def sampling_seconds(config, options, p: Plan, card: str, answers: int, cap: int
     cached = kv_bytes(config, item) * sum(length * (ASKED + length / 2) for length in lengths)
     drawn = 64 * config.vocab_size * tokens
     seconds = steps * (linear + item * head) / (READ * speed) + cached / (ATTEND * speed) + drawn / (READ * speed)
-    return max(seconds, steps * EAGER) if p.weights == "live" else seconds + steps * LAUNCHES
+    seconds += steps * (LAUNCHES + SIDES * (p.weights == "live"))
+    return max(seconds, steps * EAGER) if card in NO_GRAPHS else seconds
 
 
 def update_seconds(config, options, card: str, answers: int, cap: int) -> float:

@@ -11,7 +11,7 @@ import torch
 import train_prune
 from conftest import ROOT
 from dev import bench
-from dev.bench_models import shape_config
+from dev.bench_models import forced_lengths, shape_config
 from engine import hours, memory
 from engine.checkpoints import Step
 from engine.files import parse
@@ -45,13 +45,13 @@ def test_the_examples_in_the_docstrings_hold():
 
 
 def test_a_decode_step_takes_what_was_added_up_by_hand(r1):
-    """RTX 4090, 64 rows, a mean context of 2,000: weights 3.8 ms, attention 5.8, kernels 1.5, logits 0.8."""
+    """RTX 4090, 64 rows, a mean context of 2,000: weights 3.8 ms, attention 5.8, kernels and loop 2.5, logits 0.8."""
     cfg = options(rows=64)
     cap = 2 * (2000 - hours.ASKED) / hours.LENGTH
     answers = 64 * 200  # so many that the end, where rows run dry, hardly counts
     steps = answers * hours.LENGTH * cap / 64
     seconds = hours.sampling_seconds(r1, cfg, planned(r1, cfg), "RTX 4090", answers, cap)
-    assert 1000 * seconds / steps == pytest.approx(3.8 + 5.8 + 1.5 + 0.8, rel=0.05)
+    assert 1000 * seconds / steps == pytest.approx(3.8 + 5.8 + 2.5 + 0.8, rel=0.05)
 
 
 def test_the_update_of_a_batch_is_counted_by_hand(r1):
@@ -70,7 +70,7 @@ def test_each_part_grows_with_what_it_is_made_of(r1):
     assert round_of(r1, beta=0.0).update < 0.85 * one.update
     assert round_of(r1, reference="out/base/eval.json").validation < one.validation
     assert round_of(r1, confirm_samples=0).validation < one.validation
-    assert round_of(r1, rollout_weights="live").sampling > 1.5 * one.sampling
+    assert round_of(r1, rollout_weights="live").sampling > 1.3 * one.sampling
     assert round_of(r1, card="RTX 3090").whole > 1.2 * one.whole
 
 
@@ -82,17 +82,40 @@ def test_a_round_on_a_card_says_memory_and_hours_before_it_starts(r1, monkeypatc
     model = SimpleNamespace(device=torch.device("cuda"), config=r1, dtype=torch.bfloat16)
     memory_line, line = hours.before(model, options(), 4300, 60)
     assert memory_line.startswith("memory plan") and words in line and "\n" not in line
-    assert ("arithmetic and not measured" in line) == ("4090" in name)
+    assert ("by arithmetic" in line) == ("4090" in name)
+
+
+def test_what_takes_less_than_an_hour_is_said_in_minutes():
+    assert hours.Hours(0.5, 0.25, 0.1).line("H100").startswith(
+        "minutes of this round, by arithmetic: sampling 30.0 + update 15.0 + validation 6.0 = 51.0 (H100")
+    assert "hours of this round, by arithmetic: sampling 1.0 + " in hours.Hours(1.0, 0.25, 0.1).line("H100")
 
 
 def test_on_a_cpu_nothing_is_said_before_the_first_step(r1):
     assert hours.before(SimpleNamespace(device=torch.device("cpu"), config=r1), options(), 4300, 60) == []
 
 
-def test_the_default_for_24_gb_is_a_night_on_a_4090():
+def test_the_arithmetic_gives_the_step_that_was_measured_on_an_h100(r1):
+    """docs/card.md: 128 rollouts of 163,144 tokens in all took 17.6 s, and their update 11.1 s; forced lengths."""
+    lengths, asked = forced_lengths(128, 4000), 39
+    assert sum(lengths) == 163_144
+    cfg = parse(train_prune.Config, args=["--config", str(ROOT / "config/r1_1.5b_24gb.yaml")])
+    p, share = memory.plan(r1, cfg, 24 * 10**9), sum(lengths) / 128 / 4000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hours, "ASKED", asked)
+        patch.setattr(hours, "LENGTH", share)
+        update = hours.update_seconds(r1, cfg, "H100", 128, 4000)
+    assert update == pytest.approx(11.1, rel=0.1)
+    kv = memory.kv_bytes(r1, 2) * sum(n * (asked + n / 2) for n in lengths) / (hours.ATTEND * 3350e9)
+    read = max(lengths) * 2 * (1.310e9 + 0.2334e9) + 64 * r1.vocab_size * sum(lengths)
+    sampling = kv + read / (hours.READ * 3350e9) + max(lengths) * hours.LAUNCHES
+    assert p.weights == "merged" and sampling == pytest.approx(17.6, rel=0.1)
+
+
+def test_the_default_for_24_gb_is_a_long_night_on_a_4090():
     cfg = parse(bench.Hours, args=["--config", str(ROOT / "config/r1_1.5b_24gb.yaml")])
     p, rounds, _ = hours.of_schedule(shape_config("r1_1.5b"), cfg, "RTX 4090", 60, 500)
-    assert p.fits and rounds <= 12
+    assert p.fits and rounds <= 14
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """Pictures of a run, drawn from files alone: no model, no GPU, no display, no network.
 
     python -m analysis.plot run out/toy             # PNG files into a run folder, over those that are there
+    python -m analysis.plot rounds out/mine/cap300 out/mine/cap200     # training.png of rounds of your own, into the last
 
 The same files give the same bytes on the same matplotlib. Colours are Okabe and Ito's, told apart by
 colour-blind eyes; marker, line style or place always says the same thing a second time.
@@ -19,6 +20,7 @@ from textwrap import fill
 os.environ["MPLBACKEND"] = "Agg"
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
+import yaml  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
@@ -393,6 +395,19 @@ def run(folder: str) -> None:
             save(figure, out / f"{picture}.png")
 
 
+def rounds(folders: list[str]) -> None:
+    """Draws the training of rounds that train_prune.py made without schedule.sh, in this order, into the last folder."""
+    out, logs = Path(folders[-1]), []
+    for folder in map(Path, folders):
+        try:
+            cap = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["cap"]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+            die(f"{folder / 'config.yaml'} names no cap ({first_line(error)}): give a folder of train_prune.py")
+        logs.append((cap, read_log(folder / "log.csv")))
+    with style():
+        save(draw_training(logs, out.resolve().name), out / "training.png")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes beside and then in place, so that a stopped call leaves a whole picture."""
     beside = path.with_name(path.name + ".tmp")
@@ -407,11 +422,11 @@ def save(figure: Figure, path: Path) -> None:
 def main(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
-    elif len(arguments) != 2 or arguments[0] != "run":
-        die("usage: python -m analysis.plot run RUN_FOLDER")
+    elif len(arguments) < 2 or arguments[0] not in ("run", "rounds") or (arguments[0] == "run" and len(arguments) > 2):
+        die("usage: python -m analysis.plot run RUN_FOLDER, or rounds ROUND_FOLDER [ROUND_FOLDER ...]")
     else:
         with one_line():
-            run(arguments[1])
+            rounds(arguments[1:]) if arguments[0] == "rounds" else run(arguments[1])
 
 
 if __name__ == "__main__":

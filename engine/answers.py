@@ -21,6 +21,7 @@ from sample import encode_prompts, prompt_texts
 # Sky-T1's words for what we and most models call <think>.
 TAGS = {"<|begin_of_thought|>": "<think>", "<|end_of_thought|>": "</think>",
         "<|begin_of_solution|>": "", "<|end_of_solution|>": ""}  # fmt: skip
+YES, NO = ("true", "1", "yes"), ("false", "0", "no")  # what a cell of a flag may say
 
 
 class Answer(NamedTuple):
@@ -67,7 +68,8 @@ def read_answers(source: str, cfg) -> list[dict]:
         sampled = {"prompt", "n_tokens", "response_ids"} - {asked}
         one = {key: row[key] for key in sampled if row.get(key) is not None} | {"problem": problem, "gold": gold}
         for k, text in enumerate(found):
-            finished, correct = (flag(value, k, f"{source} row {number}") for value in (ended, row.get("correct")))
+            finished = flag(ended, k, f"{source} row {number}: finished")
+            correct = None if cfg.keep == "all" else flag(row.get("correct"), k, f"{source} row {number}: correct")
             text = tagged(text, thought if cfg.thinking_key else "")
             rows.append(one | {"response": text, "finished": finished is not False, "correct": correct})
     return rows
@@ -78,15 +80,17 @@ def flag(value, k: int, where: str) -> bool | None:
 
     >>> flag("False", 0, ""), flag([True, 0], 1, ""), flag([True], 1, ""), flag("", 0, "")
     (False, False, None, None)
+    >>> flag("Yes", 0, "")
+    True
     """
     if isinstance(value, list):
         value = value[k] if k < len(value) else None
     if value is None or value == "":
         return None
     text = str(value).strip().lower().removesuffix(".0")
-    if text not in ("true", "false", "1", "0"):
-        die(f"{where}: {value!r} stands for finished or correct, and is neither true nor false")
-    return text in ("true", "1")
+    if text not in (*YES, *NO):
+        die(f"{where} is {value!r}, which is none of {', '.join((*YES, *NO))}")
+    return text in YES
 
 
 def last_exchange(chat) -> tuple[str, str | None]:

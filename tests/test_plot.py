@@ -3,6 +3,7 @@ import doctest
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -122,9 +123,25 @@ def test_no_display_no_backend_no_taste(run_folder):
 
 
 def test_command_line_refuses_in_one_line(run_folder, warm_python):
-    for words in ([], ["run", str(run_folder), "--colour", "red"], ["run", str(run_folder / "no")]):
+    wrong = [], ["run", str(run_folder), "--colour", "red"], ["run", str(run_folder / "no")], ["rounds"]
+    for words in (*wrong, ["rounds", str(run_folder)], ["rounds", "--colour"]):
         done = subprocess.run([warm_python, "-m", "analysis.plot", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout, (words, done.stderr)
+
+
+def test_rounds_made_without_a_schedule_are_drawn_as_those_of_one(run_folder, tmp_path):
+    """The same picture, but for its title, from the folders of two rounds alone."""
+    caps = [found["cap"] for found in plot.read_summary(run_folder)["rounds"]]
+    for cap in caps:
+        (tmp_path / f"own{cap}").mkdir()
+        shutil.copy(run_folder / f"cap{cap}" / "log.csv", tmp_path / f"own{cap}")
+        (tmp_path / f"own{cap}" / "config.yaml").write_text(f"cap: {cap}\n")
+    plot.main(["rounds", *(str(tmp_path / f"own{cap}") for cap in caps)])
+    logs = [(cap, plot.read_log(run_folder / f"cap{cap}" / "log.csv")) for cap in caps]
+    with plot.style():
+        plot.save(plot.draw_training(logs, f"own{caps[-1]}"), tmp_path / "wanted.png")
+    drawn = tmp_path / f"own{caps[-1]}" / "training.png"
+    assert len(caps) > 1 and drawn.read_bytes() == (tmp_path / "wanted.png").read_bytes()
 
 
 def test_one_wrong_answer_to_one_problem_and_a_round_without_figures(run_folder):

@@ -71,7 +71,7 @@ def check_module(name: str, words: list[str]) -> None:
         files = [word for word in words if word.startswith("tests/")]
         assert all((ROOT / file).is_file() for file in files), files
     elif name == "analysis.plot":
-        assert words[0] == "run" and len(words) == 2
+        assert (words[0] == "run" and len(words) == 2) or (words[0] == "rounds" and len(words) > 1)
     elif name.startswith("analysis."):
         folders = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
         assert folders, "an analysis takes folders first"

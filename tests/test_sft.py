@@ -176,7 +176,7 @@ def test_files_are_joined_and_what_is_left_out_is_counted(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
-@pytest.mark.parametrize("no, yes", [(False, True), ("False", "True"), ("false", "TRUE"), (0, 1), ("0.0", "1.0")])
+@pytest.mark.parametrize("no, yes", [(False, True), ("False", "True"), ("false", "TRUE"), (0, 1), ("0.0", "1.0"), ("No", "yes")])
 def test_verdicts_are_believed_as_they_are_written(cfg, tmp_path, ending, no, yes):
     right, wrong, cut = ({**answer_rows()[1], "response": f"{k}</think>\\boxed{{2}}"} for k in range(3))
     rows = [right | {"correct": yes, "finished": yes}, wrong | {"correct": no, "finished": yes}, cut | {"correct": yes, "finished": no}]
@@ -190,6 +190,11 @@ def test_verdicts_are_believed_as_they_are_written(cfg, tmp_path, ending, no, ye
     rows = read_answers(str(path), cfg)
     assert [(r["correct"], r["finished"]) for r in rows] == [(True, True), (False, True), (True, False)]
     assert kept(rows, "right", True, out := Counter()) == rows[:1] and out == {"wrong": 1, "cut off": 1}
+
+
+def test_a_verdict_that_is_not_asked_for_may_say_what_it_likes(tmp_path, cfg):
+    write(path := tmp_path / "set.jsonl", [r | {"correct": "so so"} for r in answer_rows()])
+    assert len(read_answers(str(path), dataclasses.replace(cfg, keep="all"))) == 12
 
 
 def test_each_of_several_responses_has_its_own_verdict(tmp_path):
@@ -236,7 +241,7 @@ BAD = {  # rows, options, what the line says
     "no thought": (answer_rows(), {"thinking_key": "thought"}, "row 1 has no text in one of problem, response, thought"),
     "no response": ([*answer_rows(), {"problem": "p", "response": None}], {}, "row 13 has no text"),
     "no problem": ([*answer_rows(), {"problem": " ", "response": "r"}], {}, "row 13 has no text"),
-    "a verdict in other words": ([r | {"correct": "Yes"} for r in answer_rows()], {}, "row 1: 'Yes' stands for finished or correct"),
+    "a verdict in other words": ([r | {"correct": "so so"} for r in answer_rows()], {}, "row 1: correct is 'so so', which is none of true"),
     "no file": (None, {}, "answers.jsonl does not exist"),
     "no batch": (answer_rows(), {"batch": 0}, "--batch 0"),
     "a warm-up of everything": (answer_rows(), {"warmup": 1.0}, "--warmup"),

@@ -99,8 +99,8 @@ def r1(correct, finished, n_tokens, cap, *, texts: list[str], thinking: bool = T
     """Accuracy plus format: one </think>, an answer after it, at most one <think>, and that at the very start.
 
     Range: 0..2, and up to ``language_weight`` more for the share of letters in the ``script`` of the target language,
-    one of SCRIPTS. That is all it measures: it sees Chinese in an English thought, never French or German. The paper counts
-    words of the language. Text without letters has a share of 0. An unfinished rollout earns 0 in all parts.
+    one of SCRIPTS. That is all it measures: it sees Chinese in an English thought, never French or German. The paper
+    counts words of the language. Text without letters has a share of 0. An unfinished rollout earns 0 in all parts.
     Pitfall: chat templates open <think> in the prompt, so a check that wants it in the response fails on every rollout;
     here it may stand or be missing. No pressure on length at all except the cap.
 
@@ -340,7 +340,7 @@ def countdown(correct, finished, n_tokens, cap, *, texts: list[str], thinking: b
               some: float = 0.1) -> list[float]:
     r"""1 for a right answer, ``some`` for any other one, 0 without: a first step for a model that does not answer yet.
 
-    An answer is a \boxed{} of a rollout that ended within the cap, with ``thinking`` one after its last </think>. It is
+    An answer is a \boxed{} in a rollout that ended within the cap; with ``thinking``, after the last </think>. It is
     right where arithmetic.py finds the numbers once each and the target reached. That is the verdict for all problems
     whose answer is written as "countdown: 3 5 7 -> 22". With other problems it is the same three steps. Range: 0..1.
     Pitfall: ``some`` is also paid for a guess without thought.

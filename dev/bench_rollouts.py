@@ -176,8 +176,12 @@ def contestants(card: bool, only: str = "") -> list[Contestant]:
         Contestant("static", functools.partial(run_generate, cache_implementation="static")),
         Contestant("generate_batch", run_generate_batch),
     ]
-    names = only.split(",") if only else METHODS
-    return [c for c in everyone if c.name.split()[0] in names and (card or c.name != "ours eager")]
+    return [c for c in everyone if c.name.split()[0] in names_in(only) and (card or c.name != "ours eager")]
+
+
+def names_in(only: str) -> list[str]:
+    """The names of --only, or all of them."""
+    return [name.strip() for name in only.split(",") if name.strip()] or METHODS
 
 
 # ---------------------------------------------------------------------------------------- what a card could do
@@ -304,7 +308,7 @@ def race(task: Task, repeats: int, only: str, peaks: bool, progress: Progress) -
         words += ["--requests", task.requests, "--rows", task.rows, "--cap", task.cap, "--repeats", 1]
         own[name] = alone("rollouts", *words, "--only", name)["peak_mb"]
         progress.line(f"{task.name}, {name}, peak memory: {own[name]} MB")
-    if only or task.card:
+    if task.card or len(everyone) == 1:
         own = {c.name: round(c.peak / 1e6, 1) for c in everyone}
     return race_rows(task, everyone, own, card)
 
@@ -364,13 +368,14 @@ def rollouts(cfg: Config) -> None:
         die(f"{sizes} must be at least 1")
     if cfg.cap > CONTEXT - LONGEST_PROMPT:
         die(f"--cap {cfg.cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
-    if unknown := [name for name in cfg.only.split(",") if cfg.only and name not in METHODS]:
+    if unknown := [name for name in names_in(cfg.only) if name not in METHODS]:
         die(f"--only {','.join(unknown)} is unknown; there are {', '.join(METHODS)}")
     check_folder(cfg.model)
     device = device_of(cfg.device, cfg.limit_gb)
     settings, takes = settings_of(cfg, device)
-    peaks = cfg.peaks and not cfg.only and device.type == "cpu"
-    runs = len(contestants(device.type == "cuda", cfg.only)) * (cfg.repeats + peaks)
+    several = len(contestants(device.type == "cuda", cfg.only))
+    peaks = cfg.peaks and several > 1 and device.type == "cpu"
+    runs = several * (cfg.repeats + peaks)
     table, progress = [], Progress(len(settings) * runs, takes)
     for size, *sizes in settings:
         table += race(Task(size, *sizes, device, cfg.model), cfg.repeats, cfg.only, peaks, progress)

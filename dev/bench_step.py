@@ -47,11 +47,12 @@ class Config:
     model: str = ""
     """Folder of a real model, instead of a random one of model_size; CPU only."""
     problems: int | None = None
-    """Problems a step: 8, or 2 with --model, or the config's. In "half dead" settings every second one has equal rewards."""
+    """Problems a step: on a CPU 8, or 2 with --model; on CUDA the config's. In "half dead" settings every second one
+    has equal rewards."""
     group: int | None = None
-    """Rollouts per problem: 8, or 4 with --model, or the config's."""
+    """Rollouts per problem: on a CPU 8, or 4 with --model; on CUDA the config's."""
     cap: int | None = None
-    """Token cap: 256, or 64 with --model, or the config's. Both sides get the same heavy-tailed lengths."""
+    """Token cap: on a CPU 256, or 64 with --model; on CUDA the config's. Both sides get the same lengths."""
     repeats: int = 3
     """Timed steps of each side, interleaved, after one that is not counted; the median counts."""
     setting: str = ""
@@ -66,10 +67,6 @@ class Config:
     """Options of train_prune.py, for CUDA."""
     limit_gb: float = 0.0
     """On CUDA, hold torch to this many GB (1e9 bytes); 0 for the whole card."""
-
-    def __post_init__(self):
-        if self.device == "cpu":
-            complete(self, problems=(8, 2), group=(8, 4), cap=(256, 64))
 
 
 def fixed_rewards(rows: int, group: int, half: bool) -> list[float]:
@@ -100,9 +97,10 @@ class OurStep:
         cfg: `train_prune.Config`; its model is a folder of `save_random_model`.
         prompts: Of each problem. lengths: Of each rollout, forced.
         half: Every second group has equal rewards.
+        other: Another side's model is on the card as well, so its peak says nothing of ours.
     """
 
-    def __init__(self, cfg, prompts: list[list[int]], lengths: list[int], half: bool, device: torch.device):
+    def __init__(self, cfg, prompts: list[list[int]], lengths: list[int], half: bool, device, other: bool = False):
         self.cfg, self.prompts, self.lengths, self.device = cfg, prompts, lengths, device
         self.rewards = torch.tensor(fixed_rewards(len(lengths), cfg.group, half)).view(-1, cfg.group)  # (P, G)
         self.policy, _ = load_trainable(cfg, "", "", cfg.lora_r, cfg.lora_alpha)
@@ -114,7 +112,8 @@ class OurStep:
         self.micro_tokens = cfg.tokens_per_micro_batch
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=cfg.lr, weight_decay=0.0)
-        self.plan = memory_plan(self.policy.get_base_model(), cfg, tokens) if device.type == "cuda" else None
+        planned = device.type == "cuda" and not other
+        self.plan = memory_plan(self.policy.get_base_model(), cfg, tokens) if planned else None
         if self.plan:
             print(self.plan.line())
 
@@ -147,14 +146,18 @@ class OurStep:
 # ---------------------------------------------------------------------------------------- the comparison
 
 
-def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, progress: Progress) -> list[dict]:
-    """Rows of the table for one setting: ours, TRL's, or both in turns."""
+def one_setting(
+    name: str, cfg, half: bool, device, repeats: int, only: str, progress: Progress, whole: bool = True
+) -> list[dict]:
+    """Rows of the table for one setting: ours, TRL's, or both in turns.
+
+    Args:
+        whole: The step is one of its config, so that its time tells a round's.
+    """
     n = cfg.problems_per_step * cfg.group
     vocab = json.loads(Path(cfg.model, "config.json").read_text())["vocab_size"]
     prompts, lengths = make_prompts(cfg.problems_per_step, vocab), forced_lengths(n, cfg.cap)
-    ours = OurStep(cfg, prompts, lengths, half, device) if only != "trl" else None
-    if ours and only == "both":
-        ours.plan = None  # TRL's model is on the card as well
+    ours = OurStep(cfg, prompts, lengths, half, device, other=only == "both") if only != "trl" else None
     times = {"ours": [], "trl": []}
 
     def note(side: str, made: dict[str, float]) -> None:
@@ -181,7 +184,7 @@ def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, pro
             row["peak_mb"] = round(peak_bytes(device) / 1e6, 1)
     if only == "both":
         table[0]["ratio_to_trl"] = round(table[1]["seconds"] / max(table[0]["seconds"], 1e-9), 2)
-    if device.type == "cuda" and only != "trl":
+    if device.type == "cuda" and only != "trl" and whole:
         table[0]["hours_a_round_without_validation"] = round(table[0]["seconds"] * cfg.steps / 3600, 2)
     return table
 
@@ -218,7 +221,7 @@ def check_options(cfg: Config) -> None:
     if cfg.model and pick_device(cfg.device).type == "cuda":
         die("--model is for a CPU; on a card the step takes the model of --run_config")
     if cfg.only not in ("", "ours", "trl", "both"):
-        die(f"--only {cfg.only} is unknown; there are ours and trl, and both")
+        die(f"--only {cfg.only} is unknown; there are ours, trl and both")
     if cfg.only != "ours" and (cfg.only or pick_device(cfg.device).type == "cpu"):
         try:
             version("trl")
@@ -229,12 +232,16 @@ def check_options(cfg: Config) -> None:
 def step(cfg: Config) -> None:
     """The table: every setting, both sides."""
     check_options(cfg)
-    device, settings, table = device_of(cfg.device, cfg.limit_gb), settings_of(cfg), []
+    device, table = device_of(cfg.device, cfg.limit_gb), []
     only = cfg.only or ("ours" if device.type == "cuda" else "both")
+    whole = cfg.problems is cfg.group is cfg.cap is None
+    if device.type == "cpu":
+        complete(cfg, problems=(8, 2), group=(8, 4), cap=(256, 64))
+    settings = settings_of(cfg)
     size, peaks = cfg.model_size or "1M", cfg.peaks and only == "both"
     takes = "about 6 minutes on 2 CPU cores" if cfg.full else "about 3 minutes on 2 CPU cores, --full true about 6"
     if device.type == "cuda":
-        peaks, takes = False, "not yet measured how long this takes on a card"
+        peaks, takes = False, "a step of config/r1_1.5b_24gb.yaml took 30 s on an H100"
         size = cfg.model_size or HUB.get(settings[0][1].model, "r1_1.5b")
     if cfg.model:
         takes = "one setting of your own: a line after each step shows how it goes"
@@ -246,9 +253,10 @@ def step(cfg: Config) -> None:
         for name, options, half in settings:
             options.model, options.device = cfg.model or folder, cfg.device
             try:
-                table += one_setting(name, options, half, device, cfg.repeats, only, progress)
+                table += one_setting(name, options, half, device, cfg.repeats, only, progress, whole)
             except torch.OutOfMemoryError as error:
-                die(f"{name} does not fit on this card: {str(error).split('. ')[0]}; lower what the plan above says")
+                whose = "lower what the plan above says" if only == "ours" else "see whether --only ours fits"
+                die(f"{name} does not fit on this card: {str(error).split('. ')[0]}; {whose}")
             for row in table[-2:] if peaks else ():
                 words = ["--problems", cfg.problems, "--group", cfg.group, "--cap", cfg.cap, "--setting", name]
                 words += ["--model", cfg.model] if cfg.model else ["--model_size", size]

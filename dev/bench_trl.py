@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 
-from dev.bench_models import word_tokenizer
+from dev.bench_models import LONGEST_PROMPT, word_tokenizer
 from dev.measure import clock
-from engine.policy import load_policy
+from engine.policy import load_policy, pick_dtype
 
 
 def trl_steps(
@@ -21,8 +21,8 @@ def trl_steps(
     """Runs GRPOTrainer for some steps.
 
     What both sides share: base and its loader, tokenizer, prompts, LoRA, rate, lengths, rewards. A logits processor
-    makes TRL's rollouts end where ours do; micro-batches are 16 rollouts, near our 4096 tokens, and on a card as many as
-    fit into our tokens with their padding. A card computes in bfloat16 on both sides.
+    makes TRL's rollouts end where ours do; micro-batches are 16 rollouts, near our 4096 tokens, and on a card as many
+    as surely fit into our tokens with their padding. A card computes in 16 bits on both sides.
 
     Args:
         cfg: `train_prune.Config`.
@@ -70,8 +70,9 @@ def grpo_config(cfg, device, folder: str, n: int, steps: int):
     """Our options in TRL's names; `n` rollouts a step."""
     from trl import GRPOConfig
 
-    card = device.type == "cuda"
-    micro = math.gcd(n, 2 ** int(math.log2(max(1, cfg.tokens_per_micro_batch // cfg.cap))) if card else 16)
+    card, dtype = device.type == "cuda", pick_dtype(cfg.dtype, device)
+    fit = max(1, cfg.tokens_per_micro_batch // (cfg.cap + LONGEST_PROMPT))
+    micro = math.gcd(n, 2 ** int(math.log2(fit)) if card else 16)
     return GRPOConfig(
         output_dir=folder,
         max_steps=steps,
@@ -88,7 +89,8 @@ def grpo_config(cfg, device, folder: str, n: int, steps: int):
         weight_decay=0.0,
         max_grad_norm=cfg.grad_clip,
         gradient_checkpointing=card and cfg.gradient_checkpointing != "false",
-        bf16=card,
+        bf16=card and dtype == torch.bfloat16,
+        fp16=card and dtype == torch.float16,
         use_cpu=not card,
         report_to="none",
         save_strategy="no",

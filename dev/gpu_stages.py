@@ -21,11 +21,11 @@ from torch.profiler import ProfilerActivity, profile
 import grpo
 import sample
 import train_prune
-from dev import bench_step
-from dev.bench_models import random_model, shape_config, word_tokenizer
-from dev.measure import clock, fresh_peak, peak_bytes
+from dev import bench_rollouts, bench_step
+from dev.bench_models import random_model, shape_config
+from dev.measure import clock
 from engine.files import Options, parse
-from engine.memory import memory_plan
+from engine.memory import PROMPT
 from engine.logits import token_logp
 from engine.rows import Requests, Rows
 from engine.slots import Prefill, SlotCache, can_unroll, can_varlen, slot_attention
@@ -233,7 +233,7 @@ def speed(s) -> dict:
 
 
 def memory(s) -> dict:
-    """Peak against plan on a card held to 24, 16, 12 and 8 GB; then memory that runs out in sampling, capture and update."""
+    """Most rows and peak against the plan, held to 24, 16, 12 and 8 GB; then memory that runs out in three places."""
     figures = {}
     for gb in () if s.rehearse else (24, 16, 12, 8):
         figures |= held_to(s, gb)
@@ -241,19 +241,11 @@ def memory(s) -> dict:
 
 
 def held_to(s, gb: int, tokens: int = 4096) -> dict:
-    """Rows of `tokens` tokens on so many GB: as many as planned, and what is left of four times as many."""
+    """The most rows of `tokens` tokens on so many GB, which torch is held to, against the plan."""
     torch.cuda.set_per_process_memory_fraction(min(1.0, gb * 1e9 / torch.cuda.mem_get_info()[1]))
-    model, options = random_model(s.size, s.device), Options(load_4bit=False, rollout_weights="live")
-    sampler = Sampler(model, word_tokenizer(model.config.vocab_size), options, decode="graph", end_ids=[-1])
-    planned, prompt = memory_plan(model, options, tokens), [3] * (tokens - 8)
-    fresh_peak(s.device)
-    sampler.decode(Requests([prompt], planned.rows, [8] * planned.rows, 1.0, 1.0, 0, "", None), planned.rows)
-    figures = {"rows": planned.rows, "peak_to_plan": round(peak_bytes(s.device) / planned.peak, 3)}
-    sampler.rows = 4 * planned.rows
-    with mock.patch.object(sample, "choose_rows", lambda *_: sampler.rows):
-        sampler.sample([prompt], sampler.rows, cap=8)
+    row = bench_rollouts.largest_rows(s.size, tokens - PROMPT, s.device)
     torch.cuda.set_per_process_memory_fraction(1.0)
-    return {f"{gb}_gb_{name}": figure for name, figure in (figures | {"rows_that_fitted": sampler.rows}).items()}
+    return {f"{gb}_gb_{key}": row[key] for key in ("planned_rows", "rows", "peak_to_plan")}
 
 
 def runs_out(s) -> dict:

@@ -3,8 +3,8 @@
     python dev/bench.py hours --config config/r1_1.5b_24gb.yaml      # the lines in the head of that config
 
 The arithmetic is a roofline. What a token has to read and to compute is divided by what the card's data sheet promises,
-times the shares below. They were set so that a step of config/r1_1.5b_24gb.yaml on an H100 comes out (docs/card.md); no
-other card was measured. Once a round runs, `left` goes by its own steps.
+times the shares below. Three of them were chosen so that a step of config/r1_1.5b_24gb.yaml on an H100 comes out
+(docs/card.md); no other card was measured. Once a round runs, `left` goes by its own steps.
 """
 
 import dataclasses
@@ -26,15 +26,16 @@ CARDS = {
     "H200": (141, 4800, 989),
 }  # fmt: skip
 NO_GRAPHS = {"T4"}  # no varlen attention below compute capability 8.0
-# Assumed: how long answers are. Set by an H100, with random weights of the 1.5B shape: what of a data sheet is reached.
+# Assumed, but where an H100 is named: there a step with random weights of the 1.5B shape was measured.
 ASKED = 150  # tokens of a prompt
 LENGTH = 0.8  # mean answer, as a share of its cap; lengths are spread evenly from 0.6 to 1
-READ, ATTEND, COMPUTE = 0.8, 0.63, 0.55  # share of the bandwidth: weights and logits; keys and values. Of the TFLOPS
-LAUNCHES = 0.0025  # seconds of a decode step for some 600 small kernels in a graph (0.0015) and for the loop around it
-EAGER = 0.04  # least seconds of a step without graphs: the CPU starts each kernel
-UNPACK = 6.75  # bytes a 4-bit weight, to decode from it: 4.5 are read and written, which takes as long as these
-SIDES = 0.002  # seconds of a decode step for a LoRA that is not folded in; assumed
+READ, ATTEND = 0.8, 0.63  # share of the bandwidth: for weights and logits; for keys and values
+COMPUTE = 0.55  # share of the TFLOPS; with SIDE chosen so that an H100's update comes out
 SIDE = 19  # bytes a forward moves for each input and output of a linear layer with its LoRA, norms included
+LAUNCHES = 0.0025  # seconds of a decode step for 600 small kernels in a graph and for the loop; an H100's sampling
+UNPACK = 6.75  # bytes a 4-bit weight, to decode from it: 4.5 are moved, and an H100's time fits 6.75
+SIDES = 0.002  # seconds of a decode step for a LoRA that is not folded in
+EAGER = {"merged": 0.013, "live": 0.0425}  # least seconds of a step without graphs, on an H100's host
 AGAIN = 2  # candidates that a selection measures again
 
 
@@ -57,8 +58,8 @@ class Hours:
         sampling, update, validation, whole = (
             f"{times * part:.1f}" for part in (self.sampling, self.update, self.validation, self.whole)
         )
-        return (f"{unit} of this round, by arithmetic: sampling {sampling} + update {update} + validation {validation} = "
-                f"{whole} ({card}: {speed} GB/s, {tflops} TFLOPS; answers of {LENGTH:.0%} of their cap)")  # fmt: skip
+        return (f"{unit} of this round, by arithmetic: sampling {sampling} + update {update} + validation {validation} "
+                f"= {whole} ({card}: {speed} GB/s, {tflops} TFLOPS; answers of {LENGTH:.0%} of their cap)")  # fmt: skip
 
 
 def card_of(name: str) -> str:
@@ -75,12 +76,16 @@ def card_of(name: str) -> str:
 
 
 def sampling_seconds(config, options, p: Plan, card: str, answers: int, cap: int) -> float:
-    """Seconds to sample so many answers, `p.rows` at a time; a row that ends takes the next request at once."""
-    speed, n = CARDS[card][1] * 1e9, count(config)
-    rows = max(1, min(p.rows, answers))
+    """Seconds to sample so many answers, of lengths that are spread evenly, in no order."""
     low = 2 * LENGTH - 1
-    lengths = [cap * (low + (1 - low) * (k * 0.618034 % 1)) for k in range(answers)]  # evenly spread, in no order
-    ends = [0.0] * rows
+    lengths = [cap * (low + (1 - low) * (k * 0.618034 % 1)) for k in range(answers)]
+    return decode_seconds(config, options, p, card, lengths)
+
+
+def decode_seconds(config, options, p: Plan, card: str, lengths: list[float]) -> float:
+    """Seconds to sample answers of these lengths, `p.rows` at a time; a row that ends takes the next at once."""
+    speed, n = CARDS[card][1] * 1e9, count(config)
+    ends = [0.0] * max(1, min(p.rows, len(lengths)))
     for length in lengths:
         heapq.heapreplace(ends, ends[0] + length)
     steps, tokens = max(ends), sum(lengths)
@@ -90,7 +95,8 @@ def sampling_seconds(config, options, p: Plan, card: str, answers: int, cap: int
     drawn = 64 * config.vocab_size * tokens
     seconds = steps * (linear + item * head) / (READ * speed) + cached / (ATTEND * speed) + drawn / (READ * speed)
     seconds += steps * (LAUNCHES + SIDES * (p.weights == "live"))
-    return max(seconds, steps * EAGER) if card in NO_GRAPHS else seconds
+    graphs = card not in NO_GRAPHS and options.dtype != "float32"
+    return seconds if graphs else max(seconds, steps * EAGER[p.weights])
 
 
 def update_seconds(config, options, card: str, answers: int, cap: int) -> float:

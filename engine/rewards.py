@@ -18,7 +18,7 @@ def made_up(lengths: list[int]) -> list[SimpleNamespace]:
 
 
 def by_name(
-    rewards: dict[str, Callable], name: str, options: dict, rows: list[dict], thinking: bool = True, group: int = 0,
+    rewards: dict[str, Callable], name: str, options: dict, rows: list[dict], thinking: bool, group: int = 0,
     cap: int = 0,
 ) -> Callable[[list, list[bool], int, dict], list[float]]:  # fmt: skip
     """Returns f(rollouts of one group, their verdicts, cap, problem row) -> rewards.

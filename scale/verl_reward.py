@@ -21,9 +21,9 @@ from scale.rewards import score  # noqa: E402
 
 
 @functools.cache
-def reward_named(name: str, options: str):
+def reward_named(name: str, options: str, thinking: bool):
     """The reward of a row; columns that it needs are in the row itself."""
-    return by_name(REWARDS, name, json.loads(options), [])
+    return by_name(REWARDS, name, json.loads(options), [], thinking)
 
 
 class PruneRewardManager(RewardManagerBase):
@@ -43,7 +43,7 @@ class PruneRewardManager(RewardManagerBase):
         length = int(item.batch["attention_mask"][-width:].sum())
         ids = item.batch["responses"][:length].tolist()
         ends = [int(i) for i in row["end_ids"]]
-        reward_of = reward_named(row["reward"], row["reward_options"])
+        reward_of = reward_named(row["reward"], row["reward_options"], row["thinking"])
         work = functools.partial(score, [ids], [row], self.tokenizer, ends, reward_of, row["cap"], 1, row["thinking"])
         (reward,), (correct,) = await self.loop.run_in_executor(None, work)
         about = {"acc": float(correct), "finished": float(bool(ids) and ids[-1] in ends), "tokens": length}

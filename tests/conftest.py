@@ -52,15 +52,17 @@ def shared_rows():
 
 
 @pytest.fixture(autouse=True)
-def torch_is_left_as_it_was():
+def functions_are_left_as_they_were():
     """What a recorder or a test puts in place of a card's functions must be gone after it.
 
     A monkeypatch inside `recorder()` is undone after the recorder has ended, and so puts the stand-in back for good.
     On a CPU nobody sees that; on a card the next test decodes with it.
     """
     def now() -> dict:
-        places = [(sys.modules[name], names) for name, names in PATCHED.items() if name in sys.modules]
-        return {f"{place.__name__}.{name}": getattr(place, name) for place, names in places for name in names}
+        places = {name: sys.modules.get(name) for name in PATCHED}
+        if "torch" in sys.modules:
+            places["torch.ops.aten"] = sys.modules["torch"].ops.aten  # no module of its own
+        return {f"{at}.{name}": getattr(place, name) for at, place in places.items() if place for name in PATCHED[at]}
 
     before = now()
     yield
@@ -70,7 +72,10 @@ def torch_is_left_as_it_was():
 
 PATCHED = {
     "torch.cuda": ("graph", "CUDAGraph", "graph_pool_handle", "current_stream", "set_stream", "set_device",
-                   "device_count", "is_available", "get_device_capability", "mem_get_info"),
+                   "device_count", "is_available", "get_device_capability", "get_device_name", "get_device_properties",
+                   "mem_get_info", "memory_allocated", "synchronize"),
+    "torch.ops.aten": ("_flash_attention_forward",), "sample": ("graphed",), "engine.draw": ("on_cuda", "MANY"),
+    "engine.rows": ("can_varlen",), "engine.slots": ("rows_that_fill", "can_varlen"), "engine.memory": ("free_bytes",),
     "torch.nn.attention.varlen": ("varlen_attn",),
     "torch.nn.functional": ("scaled_dot_product_attention",),
 }  # fmt: skip

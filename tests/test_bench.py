@@ -201,6 +201,21 @@ def test_peak_memory_is_that_of_a_process_of_its_own(capsys):
     assert 100 < row["peak_mb"] < 2000 and own > 100
 
 
+def test_several_contestants_run_and_have_a_peak_each_of_its_own_process(capsys, monkeypatch):
+    peaks = {"ours": 100.0, "generate": 200.0}
+    monkeypatch.setattr(bench_rollouts, "alone", lambda *words: {"peak_mb": peaks[words[-1]]})
+    rollouts(model_size="tiny", requests=2, rows=2, cap=4, repeats=1, only="ours, generate,")
+    rows = last_line(capsys.readouterr().out)["rows"]
+    assert {row["method"]: row["peak_mb"] for row in rows} == peaks
+
+
+@pytest.mark.parametrize("sizes", [{"problems": 0}, {"group": 1}, {"cap": 0}, {"repeats": 0}])
+def test_sizes_of_a_step_that_cannot_work_are_refused_and_those_not_given_are_not(capsys, sizes):
+    bench_step.check_options(bench_step.Config(only="ours"))
+    (name, size), = sizes.items()
+    assert f"--{name} {size} must be at least" in refusal(capsys, step, only="ours", **sizes)
+
+
 def test_step_compares_with_trl_and_splits_our_seconds():
     pytest.importorskip("trl")
     words = "--model_size tiny --problems 2 --group 2 --cap 8 --repeats 1 --peaks false --setting nf4"
@@ -325,8 +340,8 @@ def test_a_cap_beyond_the_context_is_refused(capsys):
 
 def test_unknown_names_are_answered_with_the_known_ones(capsys):
     assert "25M" in refusal(capsys, rollouts, model_size="26M")
-    assert "generate_batch" in refusal(capsys, rollouts, only="vllm")
-    assert "ours and trl" in refusal(capsys, step, only="vllm")
+    assert "vllm is unknown" in refusal(capsys, rollouts, only="ours,vllm")
+    assert "ours, trl and both" in refusal(capsys, step, only="vllm")
 
 
 @pytest.mark.parametrize("call", [rollouts, step, scale])
@@ -348,6 +363,8 @@ def test_on_a_card_a_step_takes_the_options_of_a_run(capsys, monkeypatch, tmp_pa
     cfg = bench_step.Config(device="cuda")
     ((name, options, half),) = bench_step.settings_of(cfg)
     assert (name, options.cap, options.lora_r, half) == ("r1_1.5b_24gb", 4000, 32, False)
+    ((_, options, _),) = bench_step.settings_of(bench_step.Config(device="cuda", problems=5, cap=300))
+    assert (options.problems_per_step, options.group, options.cap) == (5, 8, 300)
     cfg.run_config = str(tmp_path / "none.yaml")
     assert "none.yaml does not exist" in refusal(capsys, bench_step.settings_of, cfg)
 

@@ -160,18 +160,18 @@ def rollout(n, finished=True):
 
 def test_rewards_by_name():
     group, verdicts = [rollout(3), rollout(5), rollout(8, finished=False)], [True, False, False]
-    assert by_name(families.REWARDS, "thinkprune", {}, [])(group, verdicts, 8, {}) == [1.0, 0.0, 0.0]
-    assert len(by_name(families.REWARDS, "kimi", {"weight": 0.5}, [])(group, verdicts, 8, {})) == 3
-    assert len(by_name(families.REWARDS, "repetition", {}, [])(group, verdicts, 8, {})) == 3
+    assert by_name(families.REWARDS, "thinkprune", {}, [], True)(group, verdicts, 8, {}) == [1.0, 0.0, 0.0]
+    assert len(by_name(families.REWARDS, "kimi", {"weight": 0.5}, [], True)(group, verdicts, 8, {})) == 3
+    assert len(by_name(families.REWARDS, "repetition", {}, [], True)(group, verdicts, 8, {})) == 3
     row = {"ref_tokens": 4.0, "ref_accuracy": 0.5}
-    assert len(by_name(families.REWARDS, "o1_pruner", {}, [row])(group, verdicts, 8, row)) == 3
+    assert len(by_name(families.REWARDS, "o1_pruner", {}, [row], True)(group, verdicts, 8, row)) == 3
 
 
 @pytest.mark.parametrize("name, options, word", [("nope", {}, "thinkprune, cosine"), ("kimi", {"wieght": 1}, "wieght"), ("thinkprune", {"a": 1}, "takes none"),
                                                  ("kimi", {"weight": "0.5"}, "takes float"), ("repetition", {"size": 2.5}, "takes int"), ("repetition", {"of": 3}, "takes str")])  # fmt: skip
 def test_unknown_rewards_and_options_are_refused_with_the_list(name, options, word):
     with pytest.raises(ValueError, match=word):
-        by_name(families.REWARDS, name, options, [])
+        by_name(families.REWARDS, name, options, [], True)
 
 
 def test_a_reward_of_texts_knows_whether_the_model_thinks_aloud():
@@ -186,7 +186,7 @@ def test_a_reward_of_texts_knows_whether_the_model_thinks_aloud():
     with pytest.raises(ValueError, match="--reward r1: it pays the form of a thought"):
         by_name(families.REWARDS, "r1", {}, [{}], False, group=4, cap=8)
     with pytest.raises(ValueError, match="unknown to countdown, which takes \\['some'\\]"):
-        by_name(families.REWARDS, "countdown", {"thinking": False}, [])
+        by_name(families.REWARDS, "countdown", {"thinking": False}, [], True)
 
 
 def test_tokens_after_a_text_are_those_that_are_not_needed_to_write_it():
@@ -215,7 +215,7 @@ def written(*texts):
 def test_a_reward_gets_the_tokens_after_a_text():
     group = written("ab.cd", "abcd", "....")
     after = lambda correct, finished, n_tokens, cap, *, tokens_after: tokens_after(".")  # noqa: E731
-    assert by_name({"after": after}, "after", {}, [])(group, [True] * 3, 9, {}) == [2, 0, 3]
+    assert by_name({"after": after}, "after", {}, [], True)(group, [True] * 3, 9, {}) == [2, 0, 3]
 
 
 @pytest.mark.parametrize("long, thinking, left", [
@@ -230,12 +230,12 @@ def test_dot_grades_what_a_cut_leaves(long, thinking, left):
 @pytest.mark.parametrize("name, options, group", [("dot", {"alpha": 3}, 8), ("overlong", {"buffer": 101}, 8), ("repetition", {"of": "lines"}, 2)])
 def test_options_that_the_reward_refuses_are_refused_before_the_first_rollout(name, options, group):
     rows = [{"answer": "1"}]
-    by_name(families.REWARDS, name, options, rows)  # without a group there is nothing to try
+    by_name(families.REWARDS, name, options, rows, True)  # without a group there is nothing to try
     with pytest.raises(ValueError, match=f"--reward {name}: {list(options)[0]} is"):
-        by_name(families.REWARDS, name, options, rows, group=group, cap=100)
+        by_name(families.REWARDS, name, options, rows, True, group=group, cap=100)
 
 
 def test_a_reward_that_needs_a_column_says_so_before_anything_is_sampled():
     with pytest.raises(ValueError, match="ref_tokens"):
-        by_name(families.REWARDS, "o1_pruner", {}, [{"ref_accuracy": 0.5}])
-    assert by_name(families.REWARDS, "o1_pruner", {"ref_tokens": 4.0}, [{"ref_accuracy": 0.5}])
+        by_name(families.REWARDS, "o1_pruner", {}, [{"ref_accuracy": 0.5}], True)
+    assert by_name(families.REWARDS, "o1_pruner", {"ref_tokens": 4.0}, [{"ref_accuracy": 0.5}], True)

@@ -122,7 +122,7 @@ def case(base, exported):
 @pytest.mark.parametrize("name", REWARDS)
 def test_trl_gives_the_rewards_of_train_prune(case, base, name):
     tokenizer, ends, ids, rows = case
-    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), rows)
+    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), rows, True)
     function = trl_prune.reward_function(options(trl_prune.Config, base, reward=name), tokenizer, ends, reward_of)
     columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
     texts = ["lost"] * len(ids)
@@ -138,7 +138,7 @@ def test_a_reward_may_ask_for_the_tokens_after_something(case):
         return [right - after / cap for right, after in zip(correct, tokens_after("ab"))]
 
     tokenizer, ends, ids, rows = case
-    reward_of = by_name({"brief_end": brief_end}, "brief_end", {}, rows)
+    reward_of = by_name({"brief_end": brief_end}, "brief_end", {}, rows, True)
     given, _ = score(ids, rows, tokenizer, ends, reward_of, CAP, GROUP)
     assert given == by_train_prune(tokenizer, ends, ids, rows, reward_of) and min(given) < 0
     assert not needs_group(reward_of, CAP, rows[0])
@@ -149,7 +149,7 @@ def test_dot_cuts_and_grades_what_another_engine_sampled(case, after, left):
     tokenizer, ends, _, rows = case
     right, filler = (tokenizer.encode(x, add_special_tokens=False) for x in ("ab</think>\\boxed{7}", " Wait" * 250))
     ids = [right + ends[:1]] * 7 + [(right + filler if after else filler + right) + ends[:1]]
-    reward_of = by_name(REWARDS, "dot", {}, rows)
+    reward_of = by_name(REWARDS, "dot", {}, rows, True)
     assert score(ids, [rows[0]] * 8, tokenizer, ends, reward_of, 2000, 8) == ([1.0] * 7 + [left], [True] * 8)
 
 
@@ -183,7 +183,7 @@ def by_verl(loaded, ids: list[int], info: dict, pad: int, width: int) -> float:
 @pytest.mark.parametrize("name", REWARDS)
 def test_verl_gives_the_rewards_of_train_prune_or_refuses(case, base, name):
     tokenizer, ends, ids, rows = case
-    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), rows)
+    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), rows, True)
     if needs_group(reward_of, CAP, rows[0]):
         pytest.skip(f"{name} compares the rollouts of a group: scale/verl_keys.py refuses it")
     loaded = manager(base / "model")
@@ -216,7 +216,7 @@ def test_an_end_token_beyond_the_cap_is_no_end(case):
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_reward_that_is_said_to_need_no_group_is_the_same_alone(name):
     row, draw = {"ref_tokens": 50, "ref_accuracy": 0.5, "answer": "7"}, random.Random(name)
-    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), [row])
+    reward_of = by_name(REWARDS, name, OPTIONS.get(name, {}), [row], True)
     if needs_group(reward_of, 100, row):
         return
     for _ in range(200):
@@ -328,7 +328,7 @@ def test_a_loss_of_ones_own_is_refused_as_the_engines_have_theirs(base, exported
 
 def test_what_a_reward_does_in_a_group_is_seen_where_only_an_outlier_shows_it():
     row = {"answer": "7"}
-    need = [needs_group(by_name(REWARDS, name, {}, [row]), 4000, row) for name in ("dot", "thinkprune")]
+    need = [needs_group(by_name(REWARDS, name, {}, [row], True), 4000, row) for name in ("dot", "thinkprune")]
     assert need == [True, False]
 
 

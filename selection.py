@@ -1,5 +1,7 @@
 """Which checkpoint of a round wins: the shortest that keeps pass@1, measured again before it is believed.
 
+A round that shall make a model better, not shorter, takes `prefer: right`: the most often right one wins.
+
 The paper's rule (arXiv:2504.01296) takes, among the checkpoints whose pass@1 is at most 10 % below the reference, the
 one with the shortest answers. With 60 problems x 4 samples that is close to a coin flip at its floor, and the shortest
 of many noisy candidates tends to be a lucky one (`python dev/selection_noise.py` has the table). So here the winner is
@@ -57,18 +59,28 @@ def floor(reference: dict, tolerance: float) -> float:
     return (1 - tolerance) * reference["pass@1"] - 1e-9
 
 
-def candidates(results: list[dict], reference: dict, tolerance: float) -> list[dict]:
-    """The checkpoints that reach the floor, shortest first; none where the reference is never right."""
-    if reference["pass@1"] <= 0:
-        return []
+def candidates(results: list[dict], reference: dict, tolerance: float, prefer: str = "short") -> list[dict]:
+    """The checkpoints that reach the floor, shortest first, or with `prefer` "right" the most often right first.
+
+    None where nothing is right: not the reference, if it is to be kept; not the checkpoint, if it is to be better.
+
+    >>> points = [{"pass@1": 0.3, "mean_tokens": 9}, {"pass@1": 0.5, "mean_tokens": 60}, {"pass@1": 0.0, "mean_tokens": 1}]
+    >>> [p["mean_tokens"] for p in candidates(points, {"pass@1": 0.3}, 0.1)]
+    [9, 60]
+    >>> [p["mean_tokens"] for p in candidates(points, {"pass@1": 0.0}, 0.1, "right")]
+    [60, 9]
+    """
     good = [result for result in results if result["pass@1"] >= floor(reference, tolerance)]
-    return sorted(good, key=lambda result: result["mean_tokens"])
+    if prefer == "right":
+        return sorted((r for r in good if r["pass@1"] > 0), key=lambda r: (-r["pass@1"], r["mean_tokens"]))
+    return sorted(good if reference["pass@1"] > 0 else [], key=lambda result: result["mean_tokens"])
 
 
 def select(
-    results: list[dict], reference: dict, tolerance: float, measure_again: Callable[[dict], dict] | None = None
-) -> tuple[dict | None, str]:
-    """The shortest checkpoint whose pass@1 is at most `tolerance` (relative) below the reference's, and why.
+    results: list[dict], reference: dict, tolerance: float, measure_again: Callable[[dict], dict] | None = None,
+    prefer: str = "short",
+) -> tuple[dict | None, str]:  # fmt: skip
+    """The first of `candidates`: their pass@1 is at most `tolerance` (relative) below the reference's. And why.
 
     Args:
         results: One for each checkpoint: "step", "pass@1", "mean_tokens" and, to measure again, "by_problem".
@@ -81,21 +93,22 @@ def select(
     >>> select(points, {"pass@1": 0.50}, 0.10)[0]["step"]
     10
     """
-    least, good = floor(reference, tolerance), candidates(results, reference, tolerance)
+    least, good = floor(reference, tolerance), candidates(results, reference, tolerance, prefer)
+    first, others = ("best", "better") if prefer == "right" else ("shortest", "shorter")
     said = f"{len(good)} of {len(results)} checkpoints with pass@1 of at least {percent(max(0.0, least))}"
     said += f" (reference {shown(reference)})"
     if not good:
         return None, f"start kept: {said}"
     if measure_again is None:
-        return good[0], f"shortest of the {said}: {shown(good[0])}"
+        return good[0], f"{first} of the {said}: {shown(good[0])}"
     fell = []
     for result in good:
         again = measure_again(result)
         both = pool(result, again)
         measured = f"step {result['step']}: {shown(result)}, measured again {shown(again)}, together {shown(both)}"
         if both["pass@1"] >= least:
-            fell = f"; shorter ones that did not pass again: {'; '.join(fell)}" if fell else ""
-            return result, f"shortest of the {said} that passes again; {measured}{fell}"
+            fell = f"; {others} ones that did not pass again: {'; '.join(fell)}" if fell else ""
+            return result, f"{first} of the {said} that passes again; {measured}{fell}"
         fell.append(measured)
     return None, f"start kept: none of the {said} passes again; {'; '.join(fell)}"
 

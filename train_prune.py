@@ -131,7 +131,9 @@ class Config(RoundOptions):
     reference: str = ""
     """eval.json that selection compares with; empty measures this round's start."""
     tolerance: float = 0.10
-    """A checkpoint may lose this share of the reference's pass@1, then the shortest wins."""
+    """A checkpoint may lose this share of the reference's pass@1."""
+    prefer: Literal["short", "right"] = "short"
+    """Which of these wins: the shortest, or the most often right, for rounds that shall make a model better."""
     # --- memory: lower these first when the card runs out
     tokens_per_micro_batch: int = 16384
     """Padded tokens per backward pass: moves speed and memory, never the gradient."""
@@ -231,7 +233,8 @@ def open_round(cfg: Config, folder: RunFolder) -> Round:
     optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.0)
     size = sum(p.numel() for p in parameters)
     notes = [f"{len(problems)} training and {len(val_problems)} validation problems, {size:,} LoRA parameters"]
-    notes += [f"kept: the newest two checkpoints, and the adapters of the {CANDIDATES} shortest that may be selected"]
+    which = "best" if cfg.prefer == "right" else "shortest"
+    notes += [f"kept: the newest two checkpoints, and the adapters of the {CANDIDATES} {which} that may be selected"]
     folder.start(policy, optimizer, notes + hours.before(base, cfg, tokens_per_row, len(val_problems)))
     opened = Round(cfg, folder, problems, val_problems, prompts, reward_of, policy, sampler, optimizer)
     opened.reference = open_reference(opened)
@@ -258,7 +261,7 @@ def validate(r: Round) -> None:
     result |= {"step": step.step, "adapter": str(r.folder.path / name)}
     examples = markdown_of(rows[: 4 * r.cfg.eval_samples : r.cfg.eval_samples], step.step)
     r.folder.save(name, {"eval.json": json.dumps(result, indent=1) + "\n", "samples.md": examples})
-    best = candidates(r.folder.results(), r.reference, r.cfg.tolerance)[:CANDIDATES]
+    best = candidates(r.folder.results(), r.reference, r.cfg.tolerance, r.cfg.prefer)[:CANDIDATES]
     r.folder.keep([result["adapter"] for result in best])
     pass1, tokens = 100 * result["pass@1"], result["mean_tokens"]
     r.folder.log(f"  validation: pass@1 {pass1:.1f} % | mean tokens {tokens:.0f} | {step.val_s:.0f}s")
@@ -378,7 +381,7 @@ def finish(r: Round, ended_by: str) -> None:
     found = r.folder.results()
     kept = [result for result in found if has_adapter(result)]
     again = functools.partial(measure_again, r) if r.cfg.confirm_samples else None
-    best, why = select(kept, r.reference, r.cfg.tolerance, again)
+    best, why = select(kept, r.reference, r.cfg.tolerance, again, r.cfg.prefer)
     points = [{key: value for key, value in result.items() if key != "by_problem"} for result in found]
     selection = {
         "selected": best["adapter"] if best else r.cfg.init_adapter,

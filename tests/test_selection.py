@@ -39,6 +39,19 @@ def test_a_reference_that_is_never_right_accepts_nothing():
     assert select([result(1, 0, 50), result(2, 9, 40)], {"pass@1": 0.0}, 0.1)[0] is None
 
 
+def test_the_most_often_right_wins_where_a_round_shall_make_better():
+    """As R1-Zero wants it: from a base that is hardly right, or never, to longer answers."""
+    points = [result(1, 1, 50), result(2, 0, 40), result(3, 20, 200), result(4, 20, 150)]
+    for reference in (0.0, 0.02):
+        best, why = select(points, {"pass@1": reference}, 0.1, prefer="right")
+        assert best["step"] == 4 and why.startswith("best of the 3 of 4")
+    assert select(points, {"pass@1": 0.02}, 0.1)[0]["step"] == 1
+    assert select([result(1, 0, 50)], {"pass@1": 0.0}, 0.1, prefer="right")[0] is None
+    again = {4: result(4, 0, 150), 3: result(3, 21, 200)}
+    best, why = select(points, {"pass@1": 0.4}, 0.1, lambda r: again[r["step"]], "right")
+    assert best["step"] == 3 and "better ones that did not pass again: step 4" in why
+
+
 def test_the_first_that_passes_again_is_taken_and_both_measurements_are_told():
     points = [result(1, 36, 90), result(2, 36, 80), result(3, 36, 70)]
     again = {3: result(3, 20, 70), 2: result(2, 35, 81)}  # 3 was lucky

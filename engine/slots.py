@@ -59,7 +59,7 @@ class SlotCache:
         self.starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self.row_starts = self.starts * width                                    # (rows + 1,) in `flat`
         self.flash = flash_attention() if varlen else None
-        self.full = rows_that_fill(device, self.heads) if varlen and takes(self.flash, "num_splits") else math.inf
+        self.full = rows_that_fill(device, self.heads) if varlen and can_split(model, self.flash) else math.inf
 
     def open(self, n: int) -> None:
         """Makes room for one more token in each of the first `n` rows."""
@@ -329,14 +329,10 @@ def flash_attention() -> Callable:
 @torch.no_grad()
 def can_varlen(model) -> bool:
     """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
-    c, device = model.config, model.device
-    if device.type != "cuda":
+    if model.device.type != "cuda":
         return False
-    one = torch.tensor([0, 1], dtype=torch.int32, device=device)
-    query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=device)
-    key = query[:, : c.num_key_value_heads].contiguous()
     try:
-        flash_attention()(query, key, key, one, one, 1, 1, scale=None, enable_gqa=True, seqused_k=one[1:])
+        try_attention(model, flash_attention())
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if out_of_memory(error):
             raise
@@ -346,6 +342,29 @@ def can_varlen(model) -> bool:
         )
         return False
     return True
+
+
+@torch.no_grad()
+def can_split(model, flash: Callable) -> bool:
+    """Whether it can be told to split a row's keys, found out in the same way: no card has run that yet."""
+    try:
+        if takes(flash, "num_splits"):
+            try_attention(model, flash, num_splits=2)
+            return True
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        note(f"attention over many rows is not split, which may be slower ({first_line(error)})")
+    return False
+
+
+def try_attention(model, flash: Callable, **more) -> None:
+    """Calls it as `SlotCache.attend` does, for one row of one token."""
+    c = model.config
+    one = torch.tensor([0, 1], dtype=torch.int32, device=model.device)
+    query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=model.device)
+    key = query[:, : c.num_key_value_heads].contiguous()
+    flash(query, key, key, one, one, 1, 1, scale=None, enable_gqa=True, seqused_k=one[1:], **more)
 
 
 class Prefill:

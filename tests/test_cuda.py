@@ -296,7 +296,23 @@ def test_from_the_rows_that_fill_a_card_on_attention_is_told_to_split(monkeypatc
     with recorder(), monkeypatch.context() as patch:
         patch.setattr(torch.nn.attention.varlen, "varlen_attn", watched)
         both_ways(random_model("qwen2").to(torch.bfloat16), 9, 1.0, 1.0)
-    assert seen == {(True, 2), (False, None)}
+    assert seen == {(True, 2), (False, None), (False, 2)}  # the last is `can_split`, with one row
+
+
+def test_where_attention_cannot_be_told_to_split_it_is_not_told(monkeypatch, capsys):
+    """Otherwise a card would sample with few rows, and end with an error once there are many."""
+    def whole(*args, num_splits=None, seqused_k=None, **more):
+        if num_splits:
+            raise RuntimeError("num_splits is not supported here")
+        return strict_varlen(*args, seqused_k=seqused_k, **more)
+
+    monkeypatch.setattr(slots, "rows_that_fill", lambda device, kv_heads: 4)
+    model = random_model("qwen2").to(torch.bfloat16)
+    with recorder(), monkeypatch.context() as patch:
+        want = both_ways(model, 9, 1.0, 1.0)
+        patch.setattr(torch.nn.attention.varlen, "varlen_attn", whole)
+        assert same(want[1], both_ways(model, 9, 1.0, 1.0)[1])
+    assert capsys.readouterr().err.count("is not split, which may be slower (num_splits is not supported here)") == 1
 
 
 @pytest.mark.parametrize("error", [TypeError("unexpected keyword"), RuntimeError("only Ampere GPUs or newer")])

@@ -343,7 +343,7 @@ def countdown(correct, finished, n_tokens, cap, *, texts: list[str], thinking: b
     An answer is a \boxed{} in a rollout that ended within the cap; with ``thinking``, after the last </think>. It is
     right where arithmetic.py finds the numbers once each and the target reached. That is the verdict for all problems
     whose answer is written as "countdown: 3 5 7 -> 22". With other problems it is the same three steps. Range: 0..1.
-    Pitfall: ``some`` is also paid for a guess without thought.
+    Pitfall: ``some`` is also paid for a guess without thought; a 0.5B came to box the example of its prompt.
 
     >>> texts = [r"hm</think> \boxed{3*5+7}", r"hm</think> \boxed{3*5}", r"hm \boxed{3*5+7}"]
     >>> countdown([True, False, False], [True] * 3, [9] * 3, 16, texts=texts)

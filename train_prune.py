@@ -381,7 +381,9 @@ def finish(r: Round, ended_by: str) -> None:
     found = r.folder.results()
     kept = [result for result in found if has_adapter(result)]
     again = functools.partial(measure_again, r) if r.cfg.confirm_samples else None
-    best, why = select(kept, r.reference, r.cfg.tolerance, again, r.cfg.prefer)
+    best, why = None, "start kept: nothing was learnt, as no step had a group with different rewards"
+    if any(step.figures.get("grad") for step in r.folder.history):
+        best, why = select(kept, r.reference, r.cfg.tolerance, again, r.cfg.prefer)
     points = [{key: value for key, value in result.items() if key != "by_problem"} for result in found]
     selection = {
         "selected": best["adapter"] if best else r.cfg.init_adapter,

@@ -164,6 +164,14 @@ def before(model, options, tokens_per_row: int, val_problems: int) -> list[str]:
 # ---------------------------------------------------------------------------------------- once it runs
 
 
+def short(seconds: float) -> str:
+    """
+    >>> short(45 * 60), short(5400)
+    ('45 min', '1.5 h')
+    """
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
 def left(cfg, number: int, history: list[Step], reference: dict) -> tuple[float, str]:
     """(seconds that a round still takes after step `number`, what is counted in words), from measured times.
 
@@ -184,10 +192,10 @@ def left(cfg, number: int, history: list[Step], reference: dict) -> tuple[float,
     due = sum(n % cfg.checkpoint_every == 0 or n == last for n in range(number, last + 1))
     seconds = step * (last - number) + check * due + again
     words = f"left of this round, as measured so far: {last - number} steps of {step:.0f} s, {due} validations of "
-    words += f"{check:.0f} s, {again:.0f} s to measure again: {seconds / 3600:.1f} h"
+    words += f"{check:.0f} s, {again:.0f} s to measure again: {short(seconds)}"
     caps = [int(cap) for cap in str(cfg.caps).split() if cap.isdigit()]
     if later := caps[caps.index(cfg.cap) + 1 :] if cfg.cap in caps else []:
         every = check * math.ceil(last / cfg.checkpoint_every) + again
         then = sum(step * last * cap / cfg.cap + every for cap in later)
-        words += f"; the rounds to come, {' '.join(map(str, later))}: {then / 3600:.1f} h; tests are not counted"
+        words += f"; the rounds to come, {' '.join(map(str, later))}: {short(then)}; tests are not counted"
     return seconds, words

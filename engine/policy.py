@@ -237,6 +237,9 @@ def start_of_round(policy):
 def check_adapter(adapter: str) -> None:
     """Exits with status 2 for an adapter folder that is missing, incomplete, a pickle or damaged."""
     if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        chosen = os.path.join(adapter, "selected")  # of a round
+        if os.path.isfile(chosen) and (name := open(chosen, encoding="utf-8").read().strip()):
+            die(f"{adapter} is a round and no adapter: the one that it chose is {name}")
         die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
     if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only=ADAPTER)):
         die(f"adapter {adapter} is damaged: {wrong}")

@@ -171,8 +171,8 @@ def find_column(columns: list[str], wanted: str, names: tuple[str, ...], source:
     found = [name for name in names if name in columns]
     if len(found) != 1:
         which = f", of which {' and '.join(found)} could be meant" if found else ""
-        die(f"{source} has no column {wanted!r}, only {columns}{which}; name it with --problem_key / --answer_key "
-            f"(for files that differ: {wanted},OTHER)")  # fmt: skip
+        die(f"{source} has no column {wanted!r}, only {columns}{which}; name it with --problem_key or --answer_key; where "
+            f"files differ, name several, as {wanted},OTHER")  # fmt: skip
     note(f"{source} has no column {wanted!r}: {found[0]!r} is read")
     return found[0]
 

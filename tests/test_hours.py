@@ -206,7 +206,7 @@ def test_a_measured_validation_replaces_what_the_reference_took():
 def test_the_rounds_to_come_are_said_where_they_are_known():
     (_, words), (_, alone) = left(1), left(1, caps="180 120")
     then = 40 * 10 * 2000 / 3000 + 2 * 20 + 2 * 80
-    assert f"the rounds to come, 2000: {then / 3600:.1f} h" in words and "rounds to come" not in alone
+    assert f"the rounds to come, 2000: {hours.short(then)}" in words and "rounds to come" not in alone
 
 
 def test_a_later_round_is_planned_with_its_reference_adapter(r1):

@@ -24,7 +24,7 @@ from engine.files import Options, lock, parse, write_checksums
 from engine.kept import Kept
 from engine.memory import micro_batches
 from engine.logits import token_logp
-from engine.policy import fingerprint, load_policy
+from engine.policy import check_adapter, fingerprint, load_policy
 from engine.run_folder import RunFolder
 from sample import INSTRUCTION, Sampler, load_problems, prompt_texts
 from standin import make_r1_standin, make_tiny, with_lora
@@ -373,6 +373,20 @@ def test_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch, be
 
 
 LIVES = {1: (1, 0, 0), 2: (0, 1, 1), 0: (0, 1, 0)}  # which groups of a batch, by its number modulo 3
+
+
+def test_a_round_in_which_no_group_lived_says_that_nothing_was_learnt(cfg, tmp_path, monkeypatch, capsys):
+    """Its checkpoints are the start's own weights: the shortest of them is no success."""
+    sample_groups = train_prune.sample_groups
+    monkeypatch.setattr(train_prune, "sample_groups", lambda *args: [g._replace(rewards=[0.0] * 2) for g in sample_groups(*args)])
+    monkeypatch.setattr(train_prune, "select", lambda *args: pytest.fail("there is nothing to select"))
+    train_prune.main(dataclasses.replace(cfg, steps=1, group=2, cap=8, prompt_cap=48, confirm_samples=0))
+    assert "start kept: nothing was learnt, as no step had a group with different rewards" in capsys.readouterr().out
+    assert (tmp_path / "round/selected").read_text().strip() == ""
+    (tmp_path / "round/selected").write_text(str(tmp_path / "round/step0001"))
+    with pytest.raises(SystemExit):
+        check_adapter(str(tmp_path / "round"))
+    assert f"is a round and no adapter: the one that it chose is {tmp_path / 'round/step0001'}" in capsys.readouterr().err
 
 
 def test_dead_groups_are_sampled_again_and_a_killed_round_resumes_to_the_same_bytes(cfg, tmp_path, monkeypatch):

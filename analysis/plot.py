@@ -203,7 +203,7 @@ def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) ->
     head(axes[0], f"{name}: training, mean length {start:,.0f} → {end:,.0f} tokens{' over all rounds' * (len(rounds) > 1)}", up=18)
     axes[0].set(ylabel="mean reward", xlim=(0.5, total + 0.5), ylim=(min(0, axes[0].get_ylim()[0]), None))
     axes[1].set(ylabel="mean length (tokens)", ylim=(0, 1.04 * axes[1].get_ylim()[1]))
-    axes[2].set(ylabel="ended within the cap (%)", ylim=(-4, 104))
+    axes[2].set(ylabel="ended in time (%)", ylim=(-4, 104))
     axes[2].set(xlabel=f"step (strong line: mean of {width} steps)" if width > 1 else "step")
     axes[2].xaxis.get_major_locator().set_params(integer=True)
     tokens_axis(axes[1].yaxis)

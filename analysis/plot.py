@@ -1,7 +1,7 @@
 """Pictures of a run, drawn from files alone: no model, no GPU, no display, no network.
 
     python -m analysis.plot run out/toy             # PNG files into a run folder, over those that are there
-    python -m analysis.plot rounds out/mine/cap300 out/mine/cap200     # training.png of rounds of your own, into the last
+    python -m analysis.plot rounds out/mine/cap300 out/mine/cap200     # training.png of your own rounds, into the last
 
 The same files give the same bytes on the same matplotlib. Colours are Okabe and Ito's, told apart by
 colour-blind eyes; marker, line style or place always says the same thing a second time.
@@ -200,7 +200,8 @@ def draw_training(rounds: list[tuple[int, dict[str, np.ndarray]]], name: str) ->
     axes[0].plot([], [], color=INK, linestyle="--", lw=1.2, label="cap")
     axes[0].plot([], [], "D", color=RED, mfc="white", mew=1.5, ms=6, label="validation")
     start, end = rounds[0][1]["length"][0], rounds[-1][1]["length"][-1]
-    head(axes[0], f"{name}: training, mean length {start:,.0f} → {end:,.0f} tokens{' over all rounds' * (len(rounds) > 1)}", up=18)
+    where = " over all rounds" if len(rounds) > 1 else ""
+    head(axes[0], f"{name}: training, mean length {start:,.0f} → {end:,.0f} tokens{where}", up=18)
     axes[0].set(ylabel="mean reward", xlim=(0.5, total + 0.5), ylim=(min(0, axes[0].get_ylim()[0]), None))
     axes[1].set(ylabel="mean length (tokens)", ylim=(0, 1.04 * axes[1].get_ylim()[1]))
     axes[2].set(ylabel="ended in time (%)", ylim=(-4, 104))
@@ -396,7 +397,7 @@ def run(folder: str) -> None:
 
 
 def rounds(folders: list[str]) -> None:
-    """Draws the training of rounds that train_prune.py made without schedule.sh, in this order, into the last folder."""
+    """Draws the training of rounds that train_prune.py made without schedule.sh, in order, into the last folder."""
     out, logs = Path(folders[-1]), []
     for folder in map(Path, folders):
         try:

@@ -11,7 +11,7 @@ import torch
 
 from dev.bench_models import CONTEXT, LONGEST_PROMPT, check_folder, complete, forced_lengths, make_prompts
 from dev.bench_models import random_model, real_model, word_tokenizer
-from dev.measure import Progress, alone, clock, device_of, fresh_peak, peak_bytes, report
+from dev.measure import Progress, alone, chosen, clock, device_of, fresh_peak, peak_bytes, report
 from engine import memory as planner
 from engine.files import Options, die
 from engine.memory import choose_rows, memory_plan
@@ -176,12 +176,8 @@ def contestants(card: bool, only: str = "") -> list[Contestant]:
         Contestant("static", functools.partial(run_generate, cache_implementation="static")),
         Contestant("generate_batch", run_generate_batch),
     ]
-    return [c for c in everyone if c.name.split()[0] in names_in(only) and (card or c.name != "ours eager")]
-
-
-def names_in(only: str) -> list[str]:
-    """The names of --only, or all of them."""
-    return [name.strip() for name in only.split(",") if name.strip()] or METHODS
+    names = chosen(only, METHODS)
+    return [c for c in everyone if c.name.split()[0] in names and (card or c.name != "ours eager")]
 
 
 # ---------------------------------------------------------------------------------------- what a card could do
@@ -368,8 +364,7 @@ def rollouts(cfg: Config) -> None:
         die(f"{sizes} must be at least 1")
     if cfg.cap > CONTEXT - LONGEST_PROMPT:
         die(f"--cap {cfg.cap}: the models' context is {CONTEXT} tokens, of which a prompt takes up to {LONGEST_PROMPT}")
-    if unknown := [name for name in names_in(cfg.only) if name not in METHODS]:
-        die(f"--only {','.join(unknown)} is unknown; there are {', '.join(METHODS)}")
+    chosen(cfg.only, METHODS)
     check_folder(cfg.model)
     device = device_of(cfg.device, cfg.limit_gb)
     settings, takes = settings_of(cfg, device)

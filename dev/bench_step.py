@@ -146,14 +146,8 @@ class OurStep:
 # ---------------------------------------------------------------------------------------- the comparison
 
 
-def one_setting(
-    name: str, cfg, half: bool, device, repeats: int, only: str, progress: Progress, whole: bool = True
-) -> list[dict]:
-    """Rows of the table for one setting: ours, TRL's, or both in turns.
-
-    Args:
-        whole: The step is one of its config, so that its time tells a round's.
-    """
+def one_setting(name: str, cfg, half: bool, device, repeats: int, only: str, progress: Progress) -> list[dict]:
+    """Rows of the table for one setting: ours, TRL's, or both in turns."""
     n = cfg.problems_per_step * cfg.group
     vocab = json.loads(Path(cfg.model, "config.json").read_text())["vocab_size"]
     prompts, lengths = make_prompts(cfg.problems_per_step, vocab), forced_lengths(n, cfg.cap)
@@ -184,8 +178,6 @@ def one_setting(
             row["peak_mb"] = round(peak_bytes(device) / 1e6, 1)
     if only == "both":
         table[0]["ratio_to_trl"] = round(table[1]["seconds"] / max(table[0]["seconds"], 1e-9), 2)
-    if device.type == "cuda" and only != "trl" and whole:
-        table[0]["hours_a_round_without_validation"] = round(table[0]["seconds"] * cfg.steps / 3600, 2)
     return table
 
 
@@ -212,6 +204,11 @@ def settings_of(cfg: Config) -> list[tuple[str, train_prune.Config, bool]]:
     ]
 
 
+def side_of(cfg: Config) -> str:
+    """ours, trl or both."""
+    return cfg.only or ("ours" if pick_device(cfg.device).type == "cuda" else "both")
+
+
 def check_options(cfg: Config) -> None:
     """Exits with status 2 and one line for options that cannot work."""
     for name, least in (("problems", 1), ("group", 2), ("cap", 1), ("repeats", 1)):
@@ -222,7 +219,7 @@ def check_options(cfg: Config) -> None:
         die("--model is for a CPU; on a card the step takes the model of --run_config")
     if cfg.only not in ("", "ours", "trl", "both"):
         die(f"--only {cfg.only} is unknown; there are ours, trl and both")
-    if cfg.only != "ours" and (cfg.only or pick_device(cfg.device).type == "cpu"):
+    if side_of(cfg) != "ours":
         try:
             version("trl")
         except PackageNotFoundError:
@@ -232,9 +229,8 @@ def check_options(cfg: Config) -> None:
 def step(cfg: Config) -> None:
     """The table: every setting, both sides."""
     check_options(cfg)
-    device, table = device_of(cfg.device, cfg.limit_gb), []
-    only = cfg.only or ("ours" if device.type == "cuda" else "both")
-    whole = cfg.problems is cfg.group is cfg.cap is None
+    device, only, table = device_of(cfg.device, cfg.limit_gb), side_of(cfg), []
+    whole = cfg.problems is cfg.group is cfg.cap is None  # on CUDA: a step of the config, whose time tells a round's
     if device.type == "cpu":
         complete(cfg, problems=(8, 2), group=(8, 4), cap=(256, 64))
     settings = settings_of(cfg)
@@ -253,10 +249,12 @@ def step(cfg: Config) -> None:
         for name, options, half in settings:
             options.model, options.device = cfg.model or folder, cfg.device
             try:
-                table += one_setting(name, options, half, device, cfg.repeats, only, progress, whole)
+                table += one_setting(name, options, half, device, cfg.repeats, only, progress)
             except torch.OutOfMemoryError as error:
                 whose = "lower what the plan above says" if only == "ours" else "see whether --only ours fits"
                 die(f"{name} does not fit on this card: {str(error).split('. ')[0]}; {whose}")
+            if device.type == "cuda" and only != "trl" and whole:
+                table[0]["hours_a_round_without_validation"] = round(table[0]["seconds"] * options.steps / 3600, 2)
             for row in table[-2:] if peaks else ():
                 words = ["--problems", cfg.problems, "--group", cfg.group, "--cap", cfg.cap, "--setting", name]
                 words += ["--model", cfg.model] if cfg.model else ["--model_size", size]

@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 
 from dev.gpu_stages import STAGES  # noqa: E402
+from dev.measure import chosen  # noqa: E402
 from engine.files import die, first_line, parse  # noqa: E402
 
 
@@ -99,9 +100,7 @@ def run_stage(s: Config, name: str, limit: float) -> dict:
 
 def main(s: Config) -> int:
     known = [stage.__name__ for stage, _ in STAGES]
-    names = [name.strip() for name in s.only.split(",") if name.strip()] or known
-    if unknown := [name for name in names if name not in known]:
-        die(f"--only {','.join(unknown)} is unknown; there are {', '.join(known)}")
+    names = chosen(s.only, known)
     if not s.rehearse and torch.version.cuda is None:
         die("this torch is built without CUDA: --rehearse true runs on a CPU")
     os.chdir(ROOT)

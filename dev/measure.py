@@ -76,6 +76,14 @@ def alone(*words) -> dict:
     return json.loads(done.stdout.splitlines()[-1])["rows"][0]
 
 
+def chosen(only: str, known: list[str]) -> list[str]:
+    """The names in --only, by commas, or all that there are; exits with status 2 for others."""
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in known]:
+        die(f"--only {','.join(unknown)} is unknown; there are {', '.join(known)}")
+    return names or known
+
+
 # ---------------------------------------------------------------------------------------- what is printed
 
 

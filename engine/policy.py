@@ -237,8 +237,8 @@ def start_of_round(policy):
 def check_adapter(adapter: str) -> None:
     """Exits with status 2 for an adapter folder that is missing, incomplete, a pickle or damaged."""
     if not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        chosen = os.path.join(adapter, "selected")  # of a round
-        if os.path.isfile(chosen) and (name := open(chosen, encoding="utf-8").read().strip()):
+        chosen = Path(adapter, "selected")  # of a round
+        if chosen.is_file() and (name := chosen.read_text(encoding="utf-8").strip()):
             die(f"{adapter} is a round and no adapter: the one that it chose is {name}")
         die(f"adapter folder {adapter} does not exist or holds no adapter_config.json")
     if os.path.isfile(os.path.join(adapter, "checksums.json")) and (wrong := damage(adapter, only=ADAPTER)):

@@ -326,45 +326,41 @@ def flash_attention() -> Callable:
     return attention
 
 
-@torch.no_grad()
 def can_varlen(model) -> bool:
     """Whether `varlen_attn` works here: found out by calling it, as it depends on card, type, head size and torch."""
     if model.device.type != "cuda":
         return False
-    try:
-        try_attention(model, flash_attention())
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if out_of_memory(error):
-            raise
+    if why := refused(model, flash_attention()):
         note(
             f"decoding with a masked attention and without CUDA graphs, which is slower: torch {torch.__version__} has "
-            f"no varlen attention for this card and {str(model.dtype)[6:]} ({first_line(error)})"
+            f"no varlen attention for this card and {str(model.dtype)[6:]} ({why})"
         )
+    return not why
+
+
+def can_split(model, flash: Callable) -> bool:
+    """Whether it can be told to split a row's keys, found out in the same way: no card has run that yet."""
+    if not takes(flash, "num_splits"):
         return False
-    return True
+    if why := refused(model, flash, num_splits=2):
+        note(f"attention over many rows is not split, which may be slower ({why})")
+    return not why
 
 
 @torch.no_grad()
-def can_split(model, flash: Callable) -> bool:
-    """Whether it can be told to split a row's keys, found out in the same way: no card has run that yet."""
+def refused(model, flash: Callable, **more) -> str:
+    """Calls it as `SlotCache.attend` does, for one row of one token; returns why it fails, or nothing."""
+    c, device = model.config, model.device
+    one = torch.tensor([0, 1], dtype=torch.int32, device=device)
+    query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=device)
+    key = query[:, : c.num_key_value_heads].contiguous()
     try:
-        if takes(flash, "num_splits"):
-            try_attention(model, flash, num_splits=2)
-            return True
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        flash(query, key, key, one, one, 1, 1, scale=None, enable_gqa=True, seqused_k=one[1:], **more)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if out_of_memory(error):
             raise
-        note(f"attention over many rows is not split, which may be slower ({first_line(error)})")
-    return False
-
-
-def try_attention(model, flash: Callable, **more) -> None:
-    """Calls it as `SlotCache.attend` does, for one row of one token."""
-    c = model.config
-    one = torch.tensor([0, 1], dtype=torch.int32, device=model.device)
-    query = torch.zeros(1, c.num_attention_heads, head_dim(c), dtype=model.dtype, device=model.device)
-    key = query[:, : c.num_key_value_heads].contiguous()
-    flash(query, key, key, one, one, 1, 1, scale=None, enable_gqa=True, seqused_k=one[1:], **more)
+        return first_line(error)
+    return ""
 
 
 class Prefill:
